@@ -1,0 +1,1 @@
+"""One trial: windows of tokens, losses, loop, evaluation, checkpoint. Never imports ray."""

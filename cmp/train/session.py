@@ -1,0 +1,88 @@
+"""What a trial knows of the world outside: its rank, its device, where reports go, whether to leave.
+
+`search` implements it on Ray; `LocalSession` runs a trial without Ray, in tests and plain scripts.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, Protocol
+
+import torch
+
+from cmp.space.settings import TrialSettings, Window
+
+
+@dataclass(frozen=True)
+class EpochReport:
+    """What a trial says after each epoch. Losses are nats per kept target token; see README for definitions."""
+
+    epoch: int
+    loops: int
+    tokens: int
+    train_loss: float
+    val_loss: float
+    val_ppl: float
+    val_acc: float
+    val_top5: float
+    no_context_loss: float
+    full_context_loss: float
+    recovered: float | None
+    compression_ratio: float
+    tokens_per_second: float
+    peak_memory_bytes: int
+    seconds: float
+    lr: float
+    val_rmb_loss: float | None = None
+    val_rmb_acc: float | None = None
+
+
+@dataclass(frozen=True)
+class TrialOutcome:
+    """How a trial ended. Only `interrupted` trials are continued later; nothing is retried."""
+
+    status: Literal["finished", "interrupted", "diverged", "out_of_memory", "failed"]
+    epoch: int
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class TrialPlan:
+    """One trial to run: what to do, how the data is cut, and the folder that holds its checkpoints and log."""
+
+    number: int
+    settings: TrialSettings
+    window: Window
+    folder: Path
+
+
+class Session(Protocol):
+    """The trial's view of its workers. Rank 0 reports, checkpoints and decides to stop."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+
+    def report(self, report: EpochReport) -> None:
+        """Hand a finished epoch to the search; only rank 0 calls it. Repeats (same epoch) are dropped there."""
+
+    def stop_requested(self) -> bool:
+        """True once the trial should checkpoint where it is and return `interrupted`; cheap enough for every loop."""
+
+
+@dataclass
+class LocalSession:
+    """A trial in this very process: one worker, reports kept in a list."""
+
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    rank: int = 0
+    world_size: int = 1
+    reports: list[EpochReport] = field(default_factory=list)
+    stop_after_reports: int | None = None
+
+    def report(self, report: EpochReport) -> None:
+        """Keep the report."""
+        self.reports.append(report)
+
+    def stop_requested(self) -> bool:
+        """True after `stop_after_reports` reports, to rehearse an interruption."""
+        return self.stop_after_reports is not None and len(self.reports) >= self.stop_after_reports
