@@ -1,15 +1,25 @@
 """What a trial knows of the world outside: its rank, its device, where reports go, whether to leave.
 
-`search` implements it on Ray; `LocalSession` runs a trial without Ray, in tests and plain scripts.
+`search` implements it on Ray; `LocalSession` runs a trial without Ray, in tests and plain scripts. Importing these
+words does not import torch, because the search's driver needs them and has no use for it.
 """
+
+from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol
-
-import torch
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from cmp.space.settings import TrialSettings, Window
+
+if TYPE_CHECKING:
+    import torch
+
+
+def _cpu() -> torch.device:
+    import torch
+
+    return torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -73,7 +83,7 @@ class Session(Protocol):
 class LocalSession:
     """A trial in this very process: one worker, reports kept in a list."""
 
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    device: torch.device = field(default_factory=_cpu)
     rank: int = 0
     world_size: int = 1
     reports: list[EpochReport] = field(default_factory=list)
