@@ -1,0 +1,215 @@
+"""Where everything in a results folder lies, who may write to it, and how an old one is set aside.
+
+`search` asks a `ResultsFolder` for every path and holds its lock while it runs; `report` only reads.
+"""
+
+import fcntl
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cmp.space.errors import UserError
+
+
+class FolderInUseError(UserError):
+    """Another process is searching in this folder."""
+
+
+@dataclass(frozen=True)
+class ResultsFolder:
+    """The paths of design.md's "A results folder". Nothing is created before it is needed."""
+
+    path: Path
+
+    @property
+    def space(self) -> Path:
+        """The resolved space, with versions and the git commit."""
+        return self.path / "space.yaml"
+
+    @property
+    def journal(self) -> Path:
+        """The truth: one JSON line per event."""
+        return self.path / "journal.jsonl"
+
+    @property
+    def optuna_log(self) -> Path:
+        """A view of the journal for optuna-dashboard."""
+        return self.path / "optuna.log"
+
+    @property
+    def trials(self) -> Path:
+        """One folder per trial."""
+        return self.path / "trials"
+
+    @property
+    def trials_csv(self) -> Path:
+        """One row per trial, best first."""
+        return self.path / "trials.csv"
+
+    @property
+    def results_parquet(self) -> Path:
+        """One row per report."""
+        return self.path / "results.parquet"
+
+    @property
+    def report(self) -> Path:
+        """The page."""
+        return self.path / "report.html"
+
+    @property
+    def best(self) -> Path:
+        """The best compressor so far."""
+        return self.path / "best"
+
+    @property
+    def bounds(self) -> Path:
+        """No-context and full-context losses, shared by all trials."""
+        return self.path / "bounds"
+
+    @property
+    def ray(self) -> Path:
+        """Ray's own state; safe to delete when the search has ended."""
+        return self.path / ".ray"
+
+    @property
+    def stop_file(self) -> Path:
+        """Its existence asks every worker that sees this folder to checkpoint and leave."""
+        return self.ray / "stop"
+
+    @property
+    def lock_file(self) -> Path:
+        """Locked by the process that searches here; says who that is."""
+        return self.path / ".lock"
+
+    def trial(self, number: int) -> Path:
+        """The folder of one trial: settings.json, log.txt, checkpoints/, best/."""
+        return self.trials / f"{number:04d}"
+
+    def has_history(self) -> bool:
+        """True when a search has written here before."""
+        return self.journal.exists()
+
+    def request_stop(self) -> None:
+        """Ask the workers to checkpoint and leave; seen through the file system by workers on other nodes too."""
+        self.stop_file.parent.mkdir(parents=True, exist_ok=True)
+        self.stop_file.touch()
+
+    def stop_requested(self) -> bool:
+        """True once a stop was asked for."""
+        return self.stop_file.exists()
+
+    def clear_stop(self) -> None:
+        """Forget an earlier request; called at every start."""
+        self.stop_file.unlink(missing_ok=True)
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the folder for this process; the kernel lets go when the process dies, however it dies.
+
+        Raises:
+            FolderInUseError: another process holds it; the message has its host and process id.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(self.lock_file, os.O_RDWR | os.O_CREAT, 0o644)
+        _locked_descriptors.add(descriptor)
+        try:
+            _lock_or_refuse(descriptor, self.path)
+            _write_holder(descriptor)
+            yield
+        finally:
+            _locked_descriptors.discard(descriptor)
+            os.close(descriptor)
+
+    def set_aside(self) -> Path | None:
+        """Move the folder to `<name>.1`, `.2`, ... (the next free one) and return where it went; never delete.
+
+        Returns:
+            The new place, or None when there was nothing to move.
+
+        Raises:
+            FolderInUseError: a search is running in it.
+        """
+        if not self.path.exists():
+            return None
+        with self.lock():
+            target = self._free_name()
+            self.path.rename(target)
+        sync_directory(self.path.parent)
+        return target
+
+    def _free_name(self) -> Path:
+        number = 1
+        while (target := self.path.with_name(f"{self.path.name}.{number}")).exists():
+            number += 1
+        return target
+
+
+# A forked child (a tokenizing pool, say) inherits open files and would keep the lock of a parent that was killed.
+_locked_descriptors: set[int] = set()
+
+
+def _close_inherited_locks() -> None:
+    for descriptor in _locked_descriptors:
+        os.close(descriptor)
+    _locked_descriptors.clear()
+
+
+os.register_at_fork(after_in_child=_close_inherited_locks)
+
+
+def _lock_or_refuse(descriptor: int, folder: Path) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = _read_holder(descriptor)
+        message = (
+            f"{folder}: another search is running here (host {holder.get('host', 'unknown')}, "
+            f"process {holder.get('pid', 'unknown')}, since {holder.get('since', 'unknown')}); "
+            "wait for it, stop it, or choose another exp_name"
+        )
+        raise FolderInUseError(None, message) from None
+
+
+def _write_holder(descriptor: int) -> None:
+    since = time.strftime("%Y-%m-%d %H:%M:%S")
+    content = json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "since": since})
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, content.encode(), 0)
+
+
+def _read_holder(descriptor: int) -> dict[str, Any]:
+    try:
+        holder = json.loads(os.pread(descriptor, 4096, 0))
+    except ValueError:
+        return {}
+    return holder if isinstance(holder, dict) else {}
+
+
+def sync_directory(folder: Path) -> None:
+    """Make renames and new names in a folder survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a temporary name to write to; rename it to `path` when the block succeeds, remove it when it fails."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    sync_directory(path.parent)

@@ -1,0 +1,130 @@
+"""The two tables of a results folder, derived from the history and replaced in one step.
+
+`trials.csv` has one row per trial, best first, for people; `results.parquet` one typed row per report, for analysis.
+"""
+
+import csv
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cmp.results.folder import replacing
+from cmp.results.history import History, TrialRecord
+from cmp.space.domains import Choice, Domain, Int, LogInt
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+TRIAL_COLUMNS = (
+    "trial",
+    "status",
+    "epoch",
+    "loops",
+    "seconds",
+    "val_loss",
+    "recovered",
+    "no_context_loss",
+    "full_context_loss",
+    "compression_ratio",
+)
+"""Then the searched settings. Losses and what follows are those of the trial's best epoch."""
+
+_BEST_COLUMNS = ("val_loss", "recovered", "no_context_loss", "full_context_loss", "compression_ratio")
+_WHOLE_METRICS = ("epoch", "loops", "tokens", "peak_memory_bytes")
+_REAL_METRICS = (
+    "train_loss",
+    "val_loss",
+    "val_ppl",
+    "val_acc",
+    "val_top5",
+    "no_context_loss",
+    "full_context_loss",
+    "recovered",
+    "compression_ratio",
+    "tokens_per_second",
+    "seconds",
+    "lr",
+    "val_rmb_loss",
+    "val_rmb_acc",
+)
+
+
+def trial_rows(history: History, searched: Iterable[str]) -> list[dict[str, Any]]:
+    """The rows of trials.csv, best first; a value that is not known is None."""
+    return [_trial_row(trial, list(searched)) for trial in history.ranked()]
+
+
+def write_trials_csv(path: Path, history: History, searched: Mapping[str, Domain]) -> None:
+    """Replace trials.csv. Unknown values are empty cells."""
+    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, [*TRIAL_COLUMNS, *searched], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(trial_rows(history, searched))
+
+
+def write_results_parquet(path: Path, history: History, searched: Mapping[str, Domain]) -> None:
+    """Replace results.parquet.
+
+    One row per report: trial, status (of the trial), time (UTC, when the report was journalled), the metrics
+    of `EpochReport`, and the searched settings as `setting.<name>`, so that a setting never hides a metric.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    schema = results_schema(searched)
+    table = pa.Table.from_pylist(list(_report_rows(history, searched)), schema=schema)
+    with replacing(path) as temporary:
+        pq.write_table(table, temporary)
+
+
+def results_schema(searched: Mapping[str, Domain]) -> "pa.Schema":
+    """Names and types of results.parquet's columns."""
+    import pyarrow as pa
+
+    whole = [(name, pa.int64()) for name in _WHOLE_METRICS]
+    real = [(name, pa.float64()) for name in _REAL_METRICS]
+    settings = [(f"setting.{name}", _arrow_type(domain)) for name, domain in searched.items()]
+    moment = pa.timestamp("us", tz="UTC")
+    return pa.schema([("trial", pa.int64()), ("status", pa.string()), ("time", moment), *whole, *real, *settings])
+
+
+def _arrow_type(domain: Domain) -> "pa.DataType":
+    import pyarrow as pa
+
+    if isinstance(domain, Int | LogInt):
+        return pa.int64()
+    if not isinstance(domain, Choice):
+        return pa.float64()
+    kinds = {type(value) for value in domain.values if value is not None}
+    types = {bool: pa.bool_(), int: pa.int64(), float: pa.float64()}
+    if kinds == {int, float}:
+        return pa.float64()
+    return types.get(kinds.pop(), pa.string()) if len(kinds) == 1 else pa.string()
+
+
+def _trial_row(trial: TrialRecord, searched: list[str]) -> dict[str, Any]:
+    best = trial.best_report or {}
+    last = trial.reports[-1] if trial.reports else {}
+    return {
+        "trial": trial.number,
+        "status": trial.outcome,
+        "epoch": trial.epoch,
+        "loops": last.get("loops", 0),
+        "seconds": round(trial.seconds, 1),
+        **{name: best.get(name) for name in _BEST_COLUMNS},
+        **{name: trial.settings[name] for name in searched},
+    }
+
+
+def _report_rows(history: History, searched: Mapping[str, Domain]) -> Iterable[dict[str, Any]]:
+    as_text = {name for name, domain in searched.items() if str(_arrow_type(domain)) == "string"}
+    for _, trial in sorted(history.trials.items()):
+        settings = {f"setting.{name}": _cell(trial.settings[name], name in as_text) for name in searched}
+        for report, moment in zip(trial.reports, trial.report_times, strict=True):
+            microseconds = round(moment * 1e6)
+            row = {"trial": trial.number, "status": trial.outcome, "time": microseconds}
+            yield {**row, **{name: report.get(name) for name in (*_WHOLE_METRICS, *_REAL_METRICS)}, **settings}
+
+
+def _cell(value: Any, as_text: bool) -> Any:
+    return str(value) if as_text and value is not None else value
