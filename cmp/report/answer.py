@@ -1,0 +1,154 @@
+"""The head of the page and the answer: what a reader in a hurry takes away in ten seconds."""
+
+from collections import Counter
+from datetime import UTC, datetime
+
+from cmp.report import text
+from cmp.report.text import Markup, escape
+from cmp.report.view import SearchView, TrialView
+
+BADGES = {
+    "empty": "not started",
+    "running": "running",
+    "lost": "stopped without a word",
+    "interrupted": "interrupted",
+    "completed": "final",
+}
+
+
+def header(view: SearchView, sections: list[tuple[str, str]]) -> Markup:
+    """Name, state and the way to each section."""
+    links = "".join(f'<a href="#{key}">{escape(title)}</a>' for key, title in sections)
+    return f"""<header><div class="title"><h1>{escape(view.name)}</h1>
+<span class="badge {view.state}" id="badge">{BADGES[view.state]}</span></div>
+<p class="sub">{_subtitle(view)}</p></header><nav aria-label="sections">{links}</nav>"""
+
+
+def _subtitle(view: SearchView) -> Markup:
+    what = f"Context compressors for <b>{escape(view.fixed.get('model_string', '?'))}</b> "
+    what += f"on <b>{escape(view.fixed.get('dataset', '?'))}</b>"
+    if view.updated is None:
+        return what
+    iso = datetime.fromtimestamp(view.updated, UTC).isoformat(timespec="seconds")
+    when = f'<time id="updated" datetime="{iso}" data-seconds="{view.updated}">{iso[:16].replace("T", " ")} UTC</time>'
+    reload = ""
+    if view.state == "running":
+        reload = ' · <label class="reload"><input type="checkbox" id="reload" checked> reload by itself</label>'
+    return f"{what} · last event {when}{reload}"
+
+
+def answer(view: SearchView) -> Markup:
+    """The best compressor between its bounds, or what there is to say before there is one."""
+    if view.best is None or view.best.best is None:
+        return _no_answer(view) + (tiles(view) if view.trials else "")
+    partial = {
+        "running": "So far: ",
+        "interrupted": "When interrupted: ",
+        "lost": "When its process went away: ",
+    }.get(view.state, "")
+    return f"""<p class="lead">{partial}{_headline(view, view.best, view.best.best)}</p>
+{gauge(view.best.best)}
+<div class="two"><div><h3>Best settings</h3>{_settings(view, view.best)}</div><div><h3>Cost</h3>{tiles(view)}</div></div>
+{_state_note(view)}"""
+
+
+def _headline(view: SearchView, trial: TrialView, best: dict) -> Markup:  # type: ignore[type-arg]
+    recovered, vectors = best.get("recovered"), view.vectors(trial)
+    of = f"{text.ratio(best.get('compression_ratio'))} compression ({text.plural(vectors, 'vector')} for {_context(view, trial)} tokens)"
+    link = f'<a href="#trial-{trial.number}">trial {trial.number}</a>'
+    if recovered is None:
+        return f"{link} reaches a val_loss of <b>{text.loss(trial.loss)}</b> at {of}. The context itself does not help here, so the recovered share is undefined."
+    if recovered <= 0:
+        return f"no compressor helps yet. The least harmful, {link}, has a val_loss of <b>{text.loss(trial.loss)}</b>, above the {text.loss(best.get('no_context_loss'))} without any context, at {of}."
+    return f"{link} recovers <b>{text.percent(recovered)}</b> of what the context is worth, at {of}."
+
+
+def _context(view: SearchView, trial: TrialView) -> str:
+    return text.setting(view.of(trial, "seq_len" if view.fixed.get("rmb_only") else "cmp_len"))
+
+
+def gauge(best: dict) -> Markup:  # type: ignore[type-arg]
+    """val_loss as a mark on the way from the no-context to the full-context loss."""
+    no_context, full, value = best.get("no_context_loss"), best.get("full_context_loss"), best["val_loss"]
+    if no_context is None or full is None or no_context <= full:
+        return ""
+    share = (no_context - value) / (no_context - full)
+    place = 100 * min(1.0, max(0.0, share))
+    return f"""<figure class="gauge" role="img" aria-label="val_loss {text.loss(value)} between no context {text.loss(no_context)} and full context {text.loss(full)}">
+<div class="mark" style="left:{place:.2f}%"><b>{text.loss(value)}</b><span>val_loss</span></div>
+<div class="track"><div class="fill" style="width:{place:.2f}%"></div></div>
+<div class="ends"><span><b>{text.loss(no_context)}</b> no context</span><span>full context <b>{text.loss(full)}</b></span></div>
+</figure>"""
+
+
+def _settings(view: SearchView, trial: TrialView) -> Markup:
+    rows = [f"<dt>{escape(k)}</dt><dd>{escape(text.setting(v))}</dd>" for k, v in trial.record.settings.items()]
+    if not rows:
+        rows = ["<dt>nothing was searched</dt><dd>one trial</dd>"]
+    best = trial.best or {}
+    rows.append(f"<dt class='other'>trial, epoch</dt><dd>{trial.number}, {best.get('epoch', '–')}</dd>")
+    if best.get("val_acc") is not None:
+        rows.append(f"<dt class='other'>token accuracy</dt><dd>{text.percent(best['val_acc'])}</dd>")
+    return f'<dl class="settings">{"".join(rows)}</dl>'
+
+
+def tiles(view: SearchView) -> Markup:
+    """Trials, time and loops spent, and what early stopping spared."""
+    of = view.search.get("num_samples")
+    outcomes = [(view.count("finished"), "finished"), (view.count("stopped"), "stopped early"),
+                (view.count("failed"), "failed"), (view.count("running"), "unfinished")]
+    detail = ", ".join(f"{text.count(n)} {word}" for n, word in outcomes if n)
+    loops, saved = sum(t.loops for t in view.trials), sum(t.saved_loops for t in view.trials)
+    planned = f" of {text.count(of)}" if of and view.state != "completed" else ""
+    entries = [
+        (f"{text.count(len(view.trials))}{planned}", "trials", detail),
+        (text.duration(view.history.seconds), "time", _sessions(view)),
+        (text.count(loops), "training loops", _pace(view)),
+    ]
+    if saved:
+        share = text.percent(saved / (saved + loops))
+        slot = text.duration(view.saved_slot_seconds)
+        entries.append((share, "saved by early stopping", f"{text.count(saved)} loops not run, about {slot} on a slot"))
+    cells = [f"<div><b>{value}</b><span>{label}</span><small>{note}</small></div>" for value, label, note in entries]
+    return f'<div class="tiles">{"".join(cells)}</div>'
+
+
+def _sessions(view: SearchView) -> str:
+    number = len(view.history.sessions)
+    return "in one session" if number == 1 else f"in {number} sessions, pauses not counted"
+
+
+def _pace(view: SearchView) -> str:
+    paces = [t.best["tokens_per_second"] for t in view.scored if t.best and t.best.get("tokens_per_second")]
+    return f"{text.count(sorted(paces)[len(paces) // 2])} tokens/s in a typical trial" if paces else ""
+
+
+def _state_note(view: SearchView) -> Markup:
+    if view.state in ("interrupted", "lost"):
+        return '<p class="note">These results are partial. The same command continues the search where it was.</p>'
+    return ""
+
+
+def _no_answer(view: SearchView) -> Markup:
+    if view.trials and all(t.failed for t in view.trials):
+        return _all_failed(view)
+    if not view.trials:
+        return '<p class="lead">No trial yet.</p><p>The search has begun; the first trial appears here when it starts.</p>'
+    at_work = text.plural(len(view.trials), "trial")
+    return f'<p class="lead">No result yet.</p><p>{at_work} at work; the first val_loss comes after its first epoch.</p>'
+
+
+def _all_failed(view: SearchView) -> Markup:
+    reasons = Counter((t.word, t.record.reason or "no reason given") for t in view.trials)
+    items = []
+    for (word, reason), number in reasons.most_common(5):
+        trial = next(t for t in view.trials if (t.word, t.record.reason or "no reason given") == (word, reason))
+        items.append(f"<li><b>{number} × {escape(word)}</b>: {escape(reason)} {log_link(trial)}</li>")
+    more = "" if view.state == "completed" else " so far"
+    return f'<p class="lead bad">No trial succeeded{more}.</p><ul class="reasons">{"".join(items)}</ul>'
+
+
+def log_link(trial: TrialView) -> Markup:
+    """A link to the trial's log, relative to the page."""
+    path = trial.record.log or f"trials/{trial.number:04d}/log.txt"
+    return f'<a href="{escape(path)}">log</a>'

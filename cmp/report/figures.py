@@ -1,0 +1,354 @@
+"""Plots of the search: trade-off, learning curves, best over time, timeline.
+
+Each function returns variants of one plot: name -> plotly figure as plain data (no plotly import, so that a page with
+hundreds of trials costs milliseconds). Colours are names such as `@accent`; page.js fills in the light or dark one and
+the layout that all plots share.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from cmp.report import text
+from cmp.report.numbers import assign_slots, pareto_front, shown_range
+from cmp.report.view import OUTCOMES, SearchView, TrialView
+
+Figure = dict[str, Any]
+Variants = dict[str, Figure]
+
+GROUP_NAMES = {"finished": "finished", "stopped": "stopped early", "running": "unfinished", "failed": "failed"}
+COLOURS = {"finished": "@accent", "stopped": "@soft", "running": "@live", "failed": "@bad"}
+SYMBOLS = {"finished": "circle", "stopped": "circle-open", "running": "circle-dot", "failed": "x-thin-open"}
+
+
+def hover(view: SearchView, trial: TrialView) -> str:
+    """What a point says of its trial: outcome, result and searched settings."""
+    lines = [f"<b>trial {trial.number}</b> · {trial.word}"]
+    if trial.best:
+        recovered = text.percent(trial.best.get("recovered"))
+        lines.append(f"val_loss {text.loss(trial.loss)} · recovered {recovered} · epoch {trial.best['epoch']}")
+    lines += [f"{text.escape(k)}  {text.escape(text.setting(v))}" for k, v in trial.record.settings.items()]
+    return "<br>".join(lines)
+
+
+def markers(view: SearchView, group: str, trials: Sequence[TrialView], x: Iterable[Any], y: Iterable[Any]) -> Figure:
+    """One point per trial of one outcome; clicking it leads to the trial's row."""
+    return {
+        "type": "scatter",
+        "mode": "markers",
+        "name": GROUP_NAMES[group],
+        "x": list(x),
+        "y": list(y),
+        "text": [hover(view, t) for t in trials],
+        "customdata": [t.number for t in trials],
+        "hovertemplate": "%{text}<extra></extra>",
+        "marker": {
+            "color": COLOURS[group],
+            "symbol": SYMBOLS[group],
+            "size": 8,
+            "opacity": 0.9,
+            "line": {"width": 1.5, "color": COLOURS[group]},
+        },
+    }
+
+
+def ring(x: Any, y: Any) -> Figure:
+    """The mark around the best trial."""
+    return {
+        "type": "scatter",
+        "mode": "markers",
+        "name": "best",
+        "x": [x],
+        "y": [y],
+        "hoverinfo": "skip",
+        "marker": {"symbol": "circle-open", "size": 17, "color": "@best", "line": {"width": 2.5}},
+    }
+
+
+def level(y: float, label: str | None = None, *, below: bool = False) -> tuple[Figure, list[Figure]]:
+    """A dashed line across the plot and its label, as a plotly shape and annotations."""
+    line = {"color": "@muted", "width": 1, "dash": "dash"}
+    shape = {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": y, "y1": y, "line": line, "layer": "below"}
+    if label is None:
+        return shape, []
+    place = {"xref": "paper", "x": 1, "xanchor": "right", "y": y, "yanchor": "top" if below else "bottom"}
+    return shape, [{**place, "text": label, "showarrow": False, "font": {"color": "@muted", "size": 11}}]
+
+
+def bounds(view: SearchView) -> tuple[list[float], list[Figure], list[Figure]]:
+    """Both bounds as (their values, shapes, annotations); one line for each distinct value, one label for each kind."""
+    values: list[float] = []
+    shapes: list[Figure] = []
+    notes: list[Figure] = []
+    for key, name, below in (("no_context_loss", "no context", False), ("full_context_loss", "full context", True)):
+        found = {round(float(t.best[key]), 4) for t in view.scored if t.best and t.best.get(key) is not None}
+        values += found
+        label = f"{name} {'–'.join(text.loss(v) for v in sorted({min(found), max(found)}))}" if found else ""
+        for y in sorted(found):
+            shape, note = level(y, label if y == (min(found) if below else max(found)) else None, below=below)
+            shapes.append(shape)
+            notes += note
+    return values, shapes, notes
+
+
+def tradeoff(view: SearchView, against: str) -> Variants:
+    """Quality against cost, one point per trial and the Pareto front.
+
+    Args:
+        view: the search.
+        against: `vectors` (fewer is cheaper) or `ratio` (more is cheaper).
+
+    Returns:
+        Variants `val_loss` and `recovered`.
+    """
+    values, shapes, notes = bounds(view)
+    by_loss = _tradeoff(view, against, lambda t: t.loss, lower_is_better=True)
+    by_loss["layout"] |= {"shapes": shapes, "annotations": notes}
+    by_loss["layout"]["yaxis"] |= _axis_range([t.loss for t in view.scored], values)
+    by_loss["layout"]["yaxis"]["title"] = {"text": "val_loss, nats per token"}
+    by_recovered = _tradeoff(view, against, _recovered, lower_is_better=False)
+    by_recovered["layout"]["shapes"] = [level(0.0)[0], level(1.0)[0]]
+    by_recovered["layout"]["yaxis"] |= {"title": {"text": "recovered"}, "tickformat": ".0%"}
+    return {"val_loss": by_loss, "recovered": by_recovered}
+
+
+def _recovered(trial: TrialView) -> float | None:
+    return None if trial.best is None else trial.best.get("recovered")
+
+
+def _cost(view: SearchView, against: str, trial: TrialView) -> float:
+    if against == "vectors" or trial.best is None:
+        return view.vectors(trial)
+    return float(trial.best.get("compression_ratio") or 0.0)
+
+
+def _tradeoff(
+    view: SearchView, against: str, quality: Callable[[TrialView], float | None], *, lower_is_better: bool
+) -> Figure:
+    shown = [t for t in view.scored if quality(t) is not None]
+    costs = [_cost(view, against, t) for t in shown]
+    qualities = [float(quality(t) or 0.0) for t in shown]
+    data = [_front(shown, costs, qualities, cheaper=1 if against == "vectors" else -1, lower=lower_is_better)]
+    for group in OUTCOMES:
+        chosen = [i for i, t in enumerate(shown) if t.group == group]
+        if chosen:
+            points = [shown[i] for i in chosen]
+            data.append(markers(view, group, points, (costs[i] for i in chosen), (qualities[i] for i in chosen)))
+    if view.best in shown:
+        best = shown.index(view.best)
+        data.append(ring(costs[best], qualities[best]))
+    title = "memory vectors (fewer is cheaper)" if against == "vectors" else "compression ratio (more is cheaper)"
+    return {"data": data, "layout": {"xaxis": {"title": {"text": title}, **_cost_axis(costs)}, "yaxis": {}}}
+
+
+def _front(
+    trials: Sequence[TrialView], costs: Sequence[float], qualities: Sequence[float], *, cheaper: int, lower: bool
+) -> Figure:
+    """The Pareto front as a staircase: the best that any trial reached at this cost or less."""
+    whole = [i for i, t in enumerate(trials) if not t.failed]
+    sign = 1 if lower else -1
+    front = [whole[i] for i in pareto_front([cheaper * costs[i] for i in whole], [sign * qualities[i] for i in whole])]
+    return {
+        "type": "scatter",
+        "mode": "lines",
+        "name": "Pareto front",
+        "x": [costs[i] for i in front],
+        "y": [qualities[i] for i in front],
+        "line": {"shape": "hv", "color": "@best", "width": 2},
+        "hoverinfo": "skip",
+    }
+
+
+def _cost_axis(costs: Sequence[float]) -> Figure:
+    """Ticks at the values that occur where they are few; a log axis where they span much."""
+    distinct = sorted(set(costs))
+    axis: Figure = {}
+    if distinct and distinct[0] > 0 and distinct[-1] / distinct[0] >= 6:
+        axis["type"] = "log"
+    if 0 < len(distinct) <= 8:
+        axis |= {"tickvals": distinct, "ticktext": [f"{v:.3g}" for v in distinct]}
+    elif axis:
+        axis["dtick"] = "D2" if distinct[-1] / distinct[0] < 1000 else 1
+    return axis
+
+
+def _axis_range(values: Sequence[float], always: Sequence[float]) -> Figure:
+    shown = shown_range(values, always)
+    return {} if shown is None else {"range": list(shown)}
+
+
+def best_per_vectors(view: SearchView) -> list[tuple[TrialView, bool]]:
+    """The best trial for each number of vectors, fewest first, and whether it is on the Pareto front."""
+    best: dict[int, TrialView] = {}
+    for trial in view.scored:
+        if not trial.failed:
+            best.setdefault(view.vectors(trial), trial)
+    rows = [best[vectors] for vectors in sorted(best)]
+    front = set(pareto_front([view.vectors(t) for t in rows], [t.loss for t in rows]))
+    return [(trial, index in front) for index, trial in enumerate(rows)]
+
+
+def curves(view: SearchView) -> Variants:
+    """val_loss after each epoch of every trial, both bounds, rungs, and where the scheduler stopped trials."""
+    values, shapes, notes = bounds(view)
+    crowded = len(view.scored) > 60
+    data = [_curve_group(view, group, crowded) for group in ("failed", "stopped", "running", "finished")]
+    stops = [t for t in view.trials if t.record.status == "stopped" and t.points]
+    if stops:
+        last = [t.points[-1][1] for t in stops]
+        trace = markers(view, "stopped", stops, [r["epoch"] for r in last], [r["val_loss"] for r in last])
+        trace |= {"name": "stopped here", "marker": {"symbol": "line-ns-open", "size": 9, "color": "@muted"}}
+        data.append(trace)
+    if view.best:
+        data.append(_curve(view, [view.best], "best", "@best", 3.0, 1.0))
+    every = [report["val_loss"] for t in view.scored for _, report in t.points]
+    shapes += [_upright(rung, "dot") for rung in view.rungs]
+    notes += [_top_note(rung, f"rung {rung}") for rung in view.rungs]
+    last_epoch = max((t.record.epoch for t in view.scored), default=1)
+    layout = {
+        "xaxis": {"title": {"text": "epoch"}, "range": [0.5, last_epoch + 0.5], "dtick": max(1, last_epoch // 10)},
+        "yaxis": {"title": {"text": "val_loss, nats per token"}, **_axis_range(every, values)},
+        "shapes": shapes,
+        "annotations": notes,
+    }
+    return {"val_loss": {"data": [trace for trace in data if trace["x"]], "layout": layout}}
+
+
+def _curve_group(view: SearchView, group: str, crowded: bool) -> Figure:
+    trials = [t for t in view.scored if t.group == group and t is not view.best]
+    return _curve(view, trials, GROUP_NAMES[group], COLOURS[group], 1.0 if crowded else 1.6, 0.35 if crowded else 0.8)
+
+
+def _curve(
+    view: SearchView, trials: Sequence[TrialView], name: str, colour: str, width: float, opacity: float
+) -> Figure:
+    """All curves of a kind as one trace with gaps between trials: 500 traces would take a browser seconds."""
+    x: list[int | None] = []
+    y: list[float | None] = []
+    numbers: list[int | None] = []
+    for trial in trials:
+        reports = [report for _, report in trial.points]
+        x += [*(r["epoch"] for r in reports), None]
+        y += [*(r["val_loss"] for r in reports), None]
+        numbers += [trial.number] * (len(reports) + 1)
+    lone = any(len(t.points) == 1 for t in trials)
+    return {
+        "type": "scatter",
+        "mode": "lines+markers" if lone or len(trials) <= 30 else "lines",
+        "name": name,
+        "x": x,
+        "y": y,
+        "customdata": numbers,
+        "hovertemplate": "trial %{customdata} · epoch %{x} · val_loss %{y:.3f}<extra></extra>",
+        "line": {"color": colour, "width": width},
+        "marker": {"size": 4 if len(trials) > 1 else 6, "color": colour},
+        "opacity": opacity,
+    }
+
+
+def _upright(x: float, dash: str) -> Figure:
+    line = {"color": "@line", "width": 1, "dash": dash}
+    return {"type": "line", "yref": "paper", "y0": 0, "y1": 1, "x0": x, "x1": x, "line": line, "layer": "below"}
+
+
+def _top_note(x: float, label: str) -> Figure:
+    font = {"color": "@muted", "size": 11}
+    place = {"x": x, "yref": "paper", "y": 1, "yanchor": "bottom", "xanchor": "center"}
+    return {**place, "text": label, "showarrow": False, "font": font}
+
+
+def time_unit(seconds: float) -> tuple[float, str]:
+    """The divisor and name of the unit in which a search of this length is best read."""
+    if seconds > 3 * 3600:
+        return 3600.0, "hours"
+    return (60.0, "minutes") if seconds > 180 else (1.0, "seconds")
+
+
+def best_over_time(view: SearchView) -> Variants:
+    """Every report as a dot, the best val_loss so far as a staircase, over search time."""
+    scale, unit = time_unit(view.history.seconds)
+    trials = [t for t in view.scored if not t.failed]
+    reports = sorted((time, r["val_loss"], t.number) for t in trials for time, r in t.points)
+    x = [view.clock.at(time) / scale for time, _, _ in reports]
+    y = [value for _, value, _ in reports]
+    lowest: list[float] = []
+    for value in y:
+        lowest.append(min(value, lowest[-1]) if lowest else value)
+    dots = {
+        "type": "scatter",
+        "mode": "markers",
+        "name": "every report",
+        "x": x,
+        "y": y,
+        "customdata": [number for _, _, number in reports],
+        "hovertemplate": "trial %{customdata} · val_loss %{y:.3f}<extra></extra>",
+        "marker": {"size": 4, "color": "@soft"},
+    }
+    end = view.history.seconds / scale
+    stairs = {
+        "type": "scatter",
+        "mode": "lines",
+        "name": "best so far",
+        "x": [*x, end],
+        "y": [*lowest, lowest[-1]] if lowest else [],
+        "line": {"shape": "hv", "color": "@best", "width": 2.5},
+        "hovertemplate": "best so far %{y:.3f}<extra></extra>",
+    }
+    layout = {
+        "xaxis": {"title": {"text": f"{unit} of search"}, "range": [0, end * 1.01 or 1]},
+        "yaxis": {"title": {"text": "val_loss, nats per token"}, **_axis_range(y, [])},
+        "shapes": [_upright(at / scale, "dot") for at in view.clock.resumed_at],
+        "annotations": [_top_note(at / scale, "resumed") for at in view.clock.resumed_at],
+    }
+    return {"val_loss": {"data": [dots, stairs], "layout": layout}}
+
+
+def timeline(view: SearchView) -> tuple[Variants, int]:
+    """When each trial ran on which slot, over search time; and the number of slots."""
+    scale, unit = time_unit(view.history.seconds)
+    bars = [(t, a) for t in view.trials for a in t.record.attempts]
+    spans = [(view.clock.at(a.started), view.clock.at(_end(view, t, a.last_seen))) for t, a in bars]
+    slots = assign_slots(spans)
+    data = []
+    for group in OUTCOMES:
+        chosen = [i for i, (t, _) in enumerate(bars) if t.group == group]
+        if chosen:
+            data.append(_bars(view, group, [(bars[i][0], spans[i], slots[i]) for i in chosen], scale))
+    n_slots = max(slots, default=0) + 1
+    layout = {
+        "barmode": "overlay",
+        "bargap": 0.25,
+        "xaxis": {"title": {"text": f"{unit} of search"}, "range": [0, view.history.seconds / scale * 1.01 or 1]},
+        "yaxis": {"tickvals": list(range(n_slots)), "ticktext": [f"slot {s + 1}" for s in range(n_slots)],
+                  "autorange": "reversed", "showgrid": False},
+        "shapes": [_upright(at / scale, "dot") for at in view.clock.resumed_at],
+    }
+    return {"slots": {"data": data, "layout": layout}}, n_slots
+
+
+def _end(view: SearchView, trial: TrialView, last_seen: float) -> float:
+    """A running trial's bar reaches to now, as far as the journal knows."""
+    at_work = trial.record.status == "running" and view.state == "running"
+    return max(last_seen, view.updated or 0.0) if at_work else last_seen
+
+
+def _bars(
+    view: SearchView, group: str, rows: Sequence[tuple[TrialView, tuple[float, float], int]], scale: float
+) -> Figure:
+    return {
+        "type": "bar",
+        "orientation": "h",
+        "name": GROUP_NAMES[group],
+        "y": [slot for _, _, slot in rows],
+        "base": [start / scale for _, (start, _), _ in rows],
+        "x": [(end - start) / scale for _, (start, end), _ in rows],
+        "text": [str(t.number) for t, _, _ in rows],
+        "textposition": "inside",
+        "insidetextanchor": "middle",
+        "textangle": 0,
+        "constraintext": "none" if len(view.trials) <= 40 else "inside",
+        "textfont": {"color": "@on-" + COLOURS[group][1:]},
+        "hovertext": [hover(view, t) for t, _, _ in rows],
+        "customdata": [t.number for t, _, _ in rows],
+        "hovertemplate": "%{hovertext}<extra></extra>",
+        "marker": {"color": COLOURS[group], "line": {"color": "@paper", "width": 1}},
+    }

@@ -1,0 +1,249 @@
+"""What the page knows of a search: trials, clock and totals, worked out once from the journal's history.
+
+Called by `page`; read by `figures` and the sections. Everything here is a fact of the journal or of space.yaml; how it
+looks is decided elsewhere.
+"""
+
+import os
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from cmp.results.history import History, TrialRecord, is_finite
+
+DOMAINS = ("uniform", "loguniform", "int", "logint", "choice")
+OUTCOMES = ("finished", "stopped", "running", "failed")
+
+
+@dataclass(frozen=True)
+class Domain:
+    """How a searched setting is drawn: one of `DOMAINS` and its ends or values."""
+
+    kind: str
+    values: tuple[Any, ...]
+
+    @property
+    def is_log(self) -> bool:
+        """Whether distances are ratios."""
+        return self.kind in ("loguniform", "logint")
+
+    @property
+    def is_choice(self) -> bool:
+        """Whether values are labels rather than numbers."""
+        return self.kind == "choice"
+
+
+@dataclass(frozen=True)
+class TrialView:
+    """A trial's record and what the page works out of it. Losses are nats per token, times unix seconds."""
+
+    record: TrialRecord
+    planned_loops: int
+    alive: bool
+    """Whether the search runs; a trial at work in a search that does not is interrupted."""
+
+    @property
+    def number(self) -> int:
+        """The trial's number."""
+        return self.record.number
+
+    @cached_property
+    def points(self) -> list[tuple[float, dict[str, Any]]]:
+        """(time, metrics) of every report with a finite val_loss."""
+        pairs = zip(self.record.report_times, self.record.reports, strict=True)
+        return [(time, report) for time, report in pairs if is_finite(report.get("val_loss"))]
+
+    @cached_property
+    def best(self) -> dict[str, Any] | None:
+        """The report with the lowest val_loss, or None before the first."""
+        return self.record.best_report
+
+    @property
+    def loss(self) -> float:
+        """Its best val_loss; infinite before the first report."""
+        return float(self.best["val_loss"]) if self.best else float("inf")
+
+    @property
+    def loops(self) -> int:
+        """Loops run up to the last report."""
+        return int(self.record.reports[-1].get("loops") or 0) if self.record.reports else 0
+
+    @property
+    def saved_loops(self) -> int:
+        """Loops that the scheduler spared by stopping it."""
+        return max(0, self.planned_loops - self.loops) if self.record.status == "stopped" else 0
+
+    @property
+    def failed(self) -> bool:
+        """Whether it ended by a failure of its own."""
+        return self.record.status == "failed"
+
+    @property
+    def group(self) -> str:
+        """One of `OUTCOMES`: the four kinds that plots tell apart."""
+        return self.record.status if self.record.status in OUTCOMES else "running"
+
+    @property
+    def word(self) -> str:
+        """Its outcome in words."""
+        words = {"stopped": "stopped early", "out_of_memory": "out of memory", "worker_died": "worker died"}
+        if self.record.status == "running" and not self.alive:
+            return "interrupted"
+        return words.get(self.record.outcome, self.record.outcome)
+
+
+@dataclass(frozen=True)
+class Clock:
+    """Search time: unix time with the pauses between sessions taken out."""
+
+    sessions: tuple[tuple[float, float], ...]
+
+    def at(self, time: float) -> float:
+        """Seconds of search before `time`."""
+        return sum(max(0.0, min(time, end) - start) for start, end in self.sessions)
+
+    @property
+    def resumed_at(self) -> list[float]:
+        """Search time at which each later session began."""
+        return [self.at(start) for start, _ in self.sessions[1:]]
+
+
+@dataclass(frozen=True)
+class SearchView:
+    """Everything the page shows but the examples.
+
+    Args:
+        state: `empty`, `running`, `lost` (its process is gone without a word), `interrupted` or `completed`.
+        fixed: settings with one value for all trials, and whatever else space.yaml records.
+        domains: the searched settings, in file order.
+        search: the `search` section of space.yaml.
+    """
+
+    history: History
+    state: str
+    fixed: dict[str, Any]
+    domains: dict[str, Domain]
+    search: dict[str, Any]
+    trials: tuple[TrialView, ...]
+    clock: Clock
+
+    @property
+    def name(self) -> str:
+        """The search's name."""
+        return str(self.fixed.get("exp_name", "search"))
+
+    @property
+    def updated(self) -> float | None:
+        """Unix time of the last event; None before the first."""
+        return self.history.sessions[-1].seen if self.history.sessions else None
+
+    @property
+    def session(self) -> dict[str, Any]:
+        """The last `session` event: versions, commit, host, resources."""
+        return self.history.sessions[-1].event if self.history.sessions else {}
+
+    @cached_property
+    def scored(self) -> list[TrialView]:
+        """Trials with at least one finite val_loss, in the order of the results table."""
+        return [t for t in self.ranked if t.best]
+
+    @cached_property
+    def ranked(self) -> list[TrialView]:
+        """All trials: lowest val_loss first, failed ones after the others."""
+        views = {t.number: t for t in self.trials}
+        return [views[record.number] for record in self.history.ranked()]
+
+    @cached_property
+    def best(self) -> TrialView | None:
+        """The trial with the lowest val_loss, failed ones left out."""
+        record = self.history.best()
+        return None if record is None else next(t for t in self.trials if t.number == record.number)
+
+    def count(self, group: str) -> int:
+        """How many trials belong to one of `OUTCOMES`."""
+        return sum(t.group == group for t in self.trials)
+
+    @property
+    def saved_slot_seconds(self) -> float:
+        """What the spared loops would have taken, each at its own trial's pace; time on slots, not wall time."""
+        return sum(t.saved_loops * t.record.seconds / t.loops for t in self.trials if t.loops)
+
+    @property
+    def rungs(self) -> list[int]:
+        """Epochs at which the scheduler compares trials, below the longest trial's end."""
+        rung, factor = int(self.search.get("grace_period", 1)), int(self.search.get("reduction_factor", 3))
+        last = max((int(v) for v in self.values("n_epochs")), default=1)
+        rungs = []
+        while factor > 1 and 0 < rung < last:
+            rungs.append(rung)
+            rung *= factor
+        return rungs
+
+    def values(self, setting: str) -> list[Any]:
+        """The ends or choices of a searched setting; the one value of a fixed one."""
+        if setting in self.domains:
+            return list(self.domains[setting].values)
+        return [self.fixed[setting]] if self.fixed.get(setting) is not None else []
+
+    def of(self, trial: TrialView, setting: str) -> Any:
+        """The value of `setting` in `trial`, searched or fixed."""
+        return trial.record.settings.get(setting, self.fixed.get(setting))
+
+    def vectors(self, trial: TrialView) -> int:
+        """Number of memory vectors of a trial."""
+        return int(self.of(trial, "n_cmps") or 0)
+
+
+def build(history: History, space: Mapping[str, Any]) -> SearchView:
+    """What the page shows of a history and the resolved space of space.yaml."""
+    fixed, domains = split_space(space)
+    search = dict(fixed.pop("search", None) or {})
+    state = _state(history)
+    trials = tuple(
+        TrialView(record, _planned_loops({**fixed, **record.settings}), state == "running")
+        for _, record in sorted(history.trials.items())
+    )
+    clock = Clock(tuple((session.started, session.seen) for session in history.sessions))
+    return SearchView(history, state, fixed, domains, search, trials, clock)
+
+
+def split_space(space: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Domain]]:
+    """Fixed values and domains of a resolved space, each in file order."""
+    fixed: dict[str, Any] = {}
+    domains: dict[str, Domain] = {}
+    for name, value in space.items():
+        kind = next((k for k in DOMAINS if isinstance(value, dict) and k in value), None)
+        if isinstance(value, dict) and kind:
+            domains[name] = Domain(kind, tuple(value[kind]))
+        else:
+            fixed[name] = value
+    return fixed, domains
+
+
+def _planned_loops(settings: Mapping[str, Any]) -> int:
+    return int(settings.get("n_epochs") or 0) * int(settings.get("n_train_loops") or 0)
+
+
+def _state(history: History) -> str:
+    if not history.sessions:
+        return "empty"
+    if history.completed:
+        return "completed"
+    if history.interrupted_by:
+        return "interrupted"
+    return "lost" if _process_is_gone(history.sessions[-1].event) else "running"
+
+
+def _process_is_gone(session: Mapping[str, Any]) -> bool:
+    """True when the session ran on this very machine and its process no longer exists."""
+    if session.get("host") != socket.gethostname() or not session.get("pid"):
+        return False
+    try:
+        os.kill(int(session["pid"]), 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        return False
+    return False
