@@ -1,83 +1,112 @@
-"""Every setting of a trial, a search and its resources: name, type, default, meaning.
+"""Every setting of a trial, a search and its resources: name, type, rule, meaning, default; one line or two each.
 
 A space file is parsed into these once; after that no dict of settings exists. Called by `loading` (which fills
-them) and by everything downstream (which takes the part it needs).
+them) and by everything downstream (which takes the part it needs). `rules.read_rules` turns the annotations into
+checks, `--help` and the README's table, so a new setting is one line here.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
+
+from cmp.space.rules import NotSearched, Range, Rule, read_rules
+
+_Place = NotSearched("it says where files go, not what a trial does")
+_Machine = NotSearched("it says what a trial occupies, not what it learns")
+_Text = NotSearched("losses on different texts or tokens cannot be compared; use one space file for each")
+_Validation = NotSearched("trials would be validated on different windows")
+_Task = NotSearched("losses of different tasks cannot be compared; use one space file for each")
+_POSITIVE = Range(0, exclusive=True)
 
 
 @dataclass(frozen=True)
 class TrialSettings:
     """What one trial does. Lengths are in tokens; a loop is one micro-batch of `batch_size` sequences."""
 
-    model_string: str
-    dataset: str
-    exp_name: str = "search"
-    save_root: str = "results"
-    testing: str | None = None
-    seed: int = 0
-    torch_dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    multi_gpu: bool = False
-    model_parallel: bool = False
+    model_string: Annotated[str, _Text, "the pretrained causal LM: hub id, local folder, or the built-in pydoc"]
+    dataset: Annotated[str, _Text, "openwebtext, glue, pydoc, a hub data set, or local files, folders and globs"]
+    exp_name: Annotated[str, _Place, "results go to save_root/exp_name; the space file's name by default"] = "search"
+    save_root: Annotated[str, _Place, "the folder that holds the results of all searches"] = "results"
+    testing: Annotated[str | None, _Place, "a small model for --test to use instead; pydoc-tiny by default"] = None
+    seed: Annotated[int, Range(0), "every random choice of a trial follows from it"] = 0
+    torch_dtype: Annotated[
+        Literal["auto", "float32", "bfloat16", "float16"],
+        "precision of the frozen backbone; auto is bfloat16 where the device is good at it; trainables stay float32",
+    ] = "auto"
+    multi_gpu: Annotated[bool, _Machine, "split each batch over several workers, one GPU each"] = False
+    model_parallel: Annotated[bool, _Machine, "one worker spreads the backbone over its GPUs"] = False
 
-    dataset_config: str | None = None
-    text_column: str | None = None
-    data_root: str | None = None
-    n_data_procs: int | None = None
-    abbrev_len: int | None = None
+    dataset_config: Annotated[str | None, _Text, "the data set's configuration, such as glue's task (mrpc)"] = None
+    text_column: Annotated[str | None, _Text, "the column to read; found by itself when there is only one text"] = None
+    data_root: Annotated[str | None, _Place, "the folder for tokenized data and built-in models"] = None
+    n_data_procs: Annotated[int | None, Range(1), _Machine, "processes that tokenize; one per core by default"] = None
+    abbrev_len: Annotated[int | None, Range(1), _Text, "use at most this many documents; no more are downloaded"] = None
 
-    cmp_len: int = 100
-    seq_len: int = 40
-    n_cmps: int = 4
-    cmp_layer: int | Literal["half"] = "half"
-    memory: Literal["hidden", "kv", "pooled"] = "hidden"
-    lora_rank: int = 0
-    proj_cmpr: bool = True
-    proj_hid_mult: float | None = None
-    sep_cmpr: bool = False
+    cmp_len: Annotated[int, Range(1), "context: how many tokens are compressed"] = 100
+    seq_len: Annotated[int, Range(1), "target: how many tokens are predicted; with rmb_only the context as well"] = 40
+    n_cmps: Annotated[int, Range(1), "how many compression tokens, so how many vectors a memory has"] = 4
+    cmp_layer: Annotated[
+        int | Literal["half"],
+        Range(excluding=(0,)),
+        "the layer a memory is read from: 1 is the first, -1 the last, half the middle",
+    ] = "half"
+    memory: Annotated[
+        Literal["hidden", "kv", "pooled"],
+        "hidden states at cmp_layer, keys and values of every layer, or the context's states averaged in pieces",
+    ] = "hidden"
+    lora_rank: Annotated[int, Range(0), "rank of LoRA that acts at the compression tokens only; 0 is none"] = 0
+    proj_cmpr: Annotated[bool, "project the memory, starting at the identity, before it is read"] = True
+    proj_hid_mult: Annotated[
+        float | None, _POSITIVE, "two-layer projection with this many times the model's width inside; null is linear"
+    ] = None
+    sep_cmpr: Annotated[bool, "a trained separator between context and compression tokens"] = False
 
-    rmb_task: bool = False
-    rmb_only: bool = False
-    rmb_scale: float = 0.25
-    kl_scale: float = 0.0
+    rmb_task: Annotated[bool, "add the loss of reconstructing the context (rmb_rask in old files)"] = False
+    rmb_only: Annotated[bool, _Task, "reconstruct seq_len tokens and do nothing else; cmp_len is ignored"] = False
+    rmb_scale: Annotated[float, Range(0), "weight of the reconstruction loss that rmb_task adds"] = 0.25
+    kl_scale: Annotated[float, Range(0), "weight of the KL from the full-context backbone, per target token"] = 0.0
 
-    lr: float = 5e-3
-    l2: float = 0.0
-    lr_schedule: Literal["cosine", "plateau", "constant"] = "cosine"
-    patience: int = 2
-    grad_clip: float | None = 1.0
-    batch_size: int = 32
-    n_grad_loops: int = 1
-    n_train_loops: int = 100
-    n_epochs: int = 10
-    checkpt_mod: int | None = None
-    val_batch_size: int = 32
-    max_val_loops: int | None = 50
+    lr: Annotated[float, _POSITIVE, "learning rate of AdamW"] = 5e-3
+    l2: Annotated[float, Range(0), "AdamW's weight decay"] = 0.0
+    lr_schedule: Annotated[
+        Literal["cosine", "plateau", "constant"], "cosine with warm-up, or reduced when val_loss stalls, or constant"
+    ] = "cosine"
+    patience: Annotated[int, Range(0), "epochs without a better val_loss before lr_schedule: plateau reduces lr"] = 2
+    grad_clip: Annotated[float | None, _POSITIVE, "largest norm of the gradient; null is no clipping"] = 1.0
+    batch_size: Annotated[int, Range(1), "sequences per loop, over all workers together"] = 32
+    n_grad_loops: Annotated[int, Range(1), "loops per optimizer step; the loss is divided by it"] = 1
+    n_train_loops: Annotated[int, Range(1), "loops per epoch"] = 100
+    n_epochs: Annotated[int, Range(1), "epochs: after each one validation, one checkpoint, one report"] = 10
+    checkpt_mod: Annotated[int | None, Range(1), "also checkpoint every this many loops inside an epoch"] = None
+    val_batch_size: Annotated[int, Range(1), _Validation, "sequences per validation batch"] = 32
+    max_val_loops: Annotated[int | None, Range(1), _Validation, "validate on at most this many batches"] = 50
+
+    @property
+    def context_len(self) -> int:
+        """Tokens that are compressed: `cmp_len`, or with `rmb_only` the `seq_len` tokens to be reconstructed."""
+        return self.seq_len if self.rmb_only else self.cmp_len
 
 
 @dataclass(frozen=True)
 class SearchSettings:
     """How trials are chosen and stopped. Epochs are the scheduler's unit of time."""
 
-    num_samples: int = 24
-    max_concurrent: int | None = None
-    seed: int = 0
-    startup_trials: int = 8
-    grace_period: int = 1
-    reduction_factor: int = 3
-    min_peers: int = 3
-    time_budget_seconds: float | None = None
+    num_samples: Annotated[int, Range(1), "how many trials"] = 24
+    max_concurrent: Annotated[int | None, Range(1), "trials at once at most; as many as fit by default"] = None
+    seed: Annotated[int, Range(0), "every choice of settings follows from it and the history"] = 0
+    startup_trials: Annotated[int, Range(0), "random trials before the sampler learns from results"] = 8
+    grace_period: Annotated[int, Range(1), "epochs before a trial may be stopped"] = 1
+    reduction_factor: Annotated[int, Range(2), "of this many trials one goes on at each rung"] = 3
+    min_peers: Annotated[int, Range(1), "results a rung needs before it may stop a trial"] = 3
+    time_budget_seconds: Annotated[float | None, _POSITIVE, "no new trial is started after this time"] = None
 
 
 @dataclass(frozen=True)
 class ResourceSettings:
     """What one trial occupies. `None` is decided from the machine: see `search.footprint`."""
 
-    workers: int | None = None
-    gpus_per_worker: float | None = None
-    cpus_per_worker: float | None = None
+    workers: Annotated[int | None, Range(1), "processes that share each batch of a trial"] = None
+    gpus_per_worker: Annotated[float | None, Range(0), "GPUs of one worker; 0.5 lets two share one"] = None
+    cpus_per_worker: Annotated[float | None, _POSITIVE, "CPU cores of one worker"] = None
 
 
 @dataclass(frozen=True)
@@ -92,3 +121,11 @@ class Window:
 
     context_len: int
     target_len: int
+
+
+SECTIONS: dict[str, type] = {"search": SearchSettings, "resources": ResourceSettings}
+RULES: dict[str, Rule] = {
+    **read_rules(TrialSettings),
+    **read_rules(SearchSettings, "search"),
+    **read_rules(ResourceSettings, "resources"),
+}

@@ -1,0 +1,274 @@
+"""Rules that show only when settings meet: each other, the model, the machine, the disk.
+
+A check looks at every value that could be sampled, so that no trial fails for a reason that was there from the
+start. Each says which settings it involves: when one of them is broken already, the check is not run.
+"""
+
+import os
+import re
+from collections.abc import Callable, Iterator
+from collections.abc import Set as AbstractSet
+from pathlib import Path
+from typing import Any
+
+from cmp.space.errors import Problem
+from cmp.space.layers import ModelFacts, resolve_layer
+from cmp.space.rules import show
+from cmp.space.space import Space
+
+_Finding = tuple[str, str]
+"""A setting and a message."""
+
+_ACTS_WITH: dict[str, dict[str, tuple[Any, ...]]] = {
+    "cmp_len": {"rmb_only": (False,)},
+    "cmp_layer": {"memory": ("hidden", "pooled")},
+    "lora_rank": {"memory": ("hidden", "kv")},
+    "sep_cmpr": {"memory": ("hidden", "kv")},
+    "proj_cmpr": {"memory": ("hidden", "pooled")},
+    "proj_hid_mult": {"proj_cmpr": (True,), "memory": ("hidden", "pooled")},
+    "rmb_task": {"rmb_only": (False,)},
+    "rmb_scale": {"rmb_task": (True,), "rmb_only": (False,)},
+    "patience": {"lr_schedule": ("plateau",)},
+}
+"""A setting has an effect only where each of these others has one of these values."""
+
+_DATA_FILE = re.compile(r"[*?\[]|^[.~]?/|^\.\./|\.(txt|jsonl?|parquet|csv|gz|zst)$")
+
+
+def check_space(space: Space, broken: AbstractSet[str] = frozenset()) -> list[Problem]:
+    """Problems between settings that need neither model nor machine; `broken` names settings that did not parse."""
+    found = [
+        space.problem(_written(space, setting, involved), message)
+        for involved, check in _CHECKS
+        if not broken & set(involved)
+        for setting, message in check(space)
+    ]
+    return found + _searched_without_effect(space, broken)
+
+
+def _written(space: Space, setting: str, involved: tuple[str, ...]) -> str:
+    """The setting itself if it is in the file, else another involved one: a message needs a line to point at."""
+    return setting if setting in space.sources else next((name for name in involved if name in space.sources), setting)
+
+
+def _more_vectors_than_context(space: Space) -> Iterator[_Finding]:
+    context = "seq_len" if space.fixed["rmb_only"] else "cmp_len"
+    n_cmps, tokens = space.largest("n_cmps"), space.smallest(context)
+    if n_cmps > tokens:
+        both = f"n_cmps {_of(space, 'n_cmps', n_cmps)} is above {context} {_of(space, context, tokens)}"
+        yield "n_cmps", f"{both}; a memory must not be longer than its context, use at most {tokens}"
+
+
+def _uneven_batches(space: Space) -> Iterator[_Finding]:
+    workers = space.resources.workers
+    if workers is not None:
+        yield from _uneven(space, workers)
+
+
+def _uneven(space: Space, workers: int) -> Iterator[_Finding]:
+    uneven = next((size for size in space.values("batch_size") if size % workers), None)
+    if uneven is not None:
+        near = max(1, round(uneven / workers)) * workers
+        hint = (
+            f"{{choice: [{near}, {2 * near}]}}, all multiples of {workers}" if "batch_size" in space.searched else near
+        )
+        yield "batch_size", f"{_of(space, 'batch_size', uneven)} cannot be split over {workers} workers; use {hint}"
+
+
+def _grace_period_too_long(space: Space) -> Iterator[_Finding]:
+    grace, epochs = space.search.grace_period, space.smallest("n_epochs")
+    if grace > epochs:
+        message = f"{grace} is above n_epochs {_of(space, 'n_epochs', epochs)}; use at most {epochs}"
+        yield "search.grace_period", message
+
+
+def _no_optimizer_step(space: Space) -> Iterator[_Finding]:
+    loops = space.smallest("n_train_loops") * space.smallest("n_epochs")
+    n_grad_loops = space.largest("n_grad_loops")
+    if n_grad_loops > loops:
+        message = f"{_of(space, 'n_grad_loops', n_grad_loops)} is above the {loops} loops of a trial, which would never"
+        yield "n_grad_loops", f"{message} take a step; use at most {loops}"
+
+
+def _gpu_shares(space: Space) -> Iterator[_Finding]:
+    gpus = space.resources.gpus_per_worker
+    if gpus is not None and gpus > 1 and gpus != int(gpus):
+        yield (
+            "resources.gpus_per_worker",
+            f"{show(gpus)} is more than one GPU but not whole; use {int(gpus)} or a share",
+        )
+    if gpus == 0 and space.fixed["multi_gpu"]:
+        yield "multi_gpu", "true needs GPUs, but resources.gpus_per_worker is 0; remove one of the two"
+    if space.fixed["multi_gpu"] and space.fixed["model_parallel"] and gpus is None:
+        message = "true together with model_parallel: say how the GPUs are shared, with resources.gpus_per_worker: N"
+        yield "multi_gpu", message
+
+
+def _leaves_save_root(space: Space) -> Iterator[_Finding]:
+    name = space.fixed["exp_name"]
+    if re.fullmatch(r"\w[\w .+=,@-]*", name):
+        return
+    plain = re.sub(r"[^\w.+=,@-]+", "-", name).strip(".-") or "search"
+    if re.search(r"[/\\]|^\.+$", name):
+        yield (
+            "exp_name",
+            f"{show(name)} would write outside save_root; use a name without slashes, such as {show(plain)}",
+        )
+    else:
+        yield "exp_name", f"{show(name)} is not a folder's name; use letters, digits, - and _, such as {show(plain)}"
+
+
+_CHECKS: list[tuple[tuple[str, ...], Callable[[Space], Iterator[_Finding]]]] = [
+    (("n_cmps", "cmp_len", "seq_len", "rmb_only"), _more_vectors_than_context),
+    (("batch_size", "resources.workers"), _uneven_batches),
+    (("search.grace_period", "n_epochs"), _grace_period_too_long),
+    (("n_grad_loops", "n_train_loops", "n_epochs"), _no_optimizer_step),
+    (("resources.gpus_per_worker", "multi_gpu", "model_parallel"), _gpu_shares),
+    (("exp_name",), _leaves_save_root),
+]
+
+
+def _searched_without_effect(space: Space, broken: AbstractSet[str]) -> list[Problem]:
+    problems = []
+    for name in space.searched:
+        why = None if broken & set(_ACTS_WITH.get(name, ())) else _why_no_effect(space, name)
+        if why:
+            problems.append(space.problem(name, f"is searched but has no effect {why}; remove it, or change that"))
+    return problems
+
+
+def _why_no_effect(space: Space, name: str) -> str | None:
+    """Why no trial of the space would notice `name`; None when one would."""
+    for other, values in _ACTS_WITH.get(name, {}).items():
+        there = space.values(other)
+        if not any(value in values for value in there):
+            return f"with {other}: {show(there[0])}"
+    return None
+
+
+def find_notes(space: Space) -> list[str]:
+    """What is worth saying though it is allowed."""
+    notes = []
+    for name, off in [(name, (None, False, 0)) for name in _ACTS_WITH]:
+        why = _why_no_effect(space, name)
+        if why and name in space.sources and name in space.fixed and space.fixed[name] not in off:
+            notes.append(str(space.problem(name, f"{show(space.fixed[name])} has no effect {why}")))
+    count = space.combinations()
+    if space.searched and count is not None and count < space.search.num_samples:
+        text = f"{space.search.num_samples} trials, but the space has only {count} different ones: some will repeat"
+        notes.append(str(space.problem("search.num_samples", text)))
+    if "seq_len" in space.searched:
+        text = "is searched: a trial is scored on its own number of target tokens, so compare val_loss with care"
+        notes.append(str(space.problem("seq_len", text)))
+    return notes
+
+
+def check_paths(space: Space, broken: AbstractSet[str] = frozenset()) -> list[Problem]:
+    """Problems with files and folders that can be seen without reading any data."""
+    problems = []
+    for name in ("save_root", "data_root"):
+        folder = space.fixed[name]
+        if name not in broken and folder is not None and (why := _why_not_writable(Path(folder).expanduser())):
+            problems.append(space.problem(name, f"{show(folder)} {why}; name a folder that can be written"))
+    for name in ("dataset", "model_string", "testing"):
+        source = space.fixed[name]
+        if name not in broken and isinstance(source, str) and _is_missing(source):
+            problems.append(space.problem(name, f"{show(source)}: no such file or folder{_seen_from(source)}"))
+    return problems
+
+
+def _why_not_writable(folder: Path) -> str | None:
+    existing = next(parent for parent in [folder.absolute(), *folder.absolute().parents] if os.path.lexists(parent))
+    if not existing.is_dir():
+        return f"is not a folder ({existing} is a file)" if existing != folder.absolute() else "is a file"
+    return None if os.access(existing, os.W_OK | os.X_OK) else f"cannot be written ({existing} is read-only for you)"
+
+
+def _is_missing(source: str) -> bool:
+    """Whether a text that can only be a local path leads nowhere; globs are left to the reader of the data."""
+    if not _DATA_FILE.search(source) or re.search(r"[*?\[]|://", source):
+        return False
+    return not Path(source).expanduser().exists()
+
+
+def _seen_from(source: str) -> str:
+    return "" if Path(source).expanduser().is_absolute() else f" (looked in {Path.cwd()})"
+
+
+def check_against_model(space: Space, facts: ModelFacts) -> list[Problem]:
+    """Problems that show only when the backbone's config is known: layers and positions."""
+    model = space.fixed["model_string"]
+    return [space.problem(*found) for found in (*_layers_outside(space, facts, model), *_too_long(space, facts, model))]
+
+
+def _layers_outside(space: Space, facts: ModelFacts, model: str) -> Iterator[_Finding]:
+    for value in space.values("cmp_layer"):
+        try:
+            resolve_layer(value, facts.n_layers)
+        except ValueError:
+            n = facts.n_layers
+            allowed = f'use {-n}..{n}, "half", or -1 for the last'
+            yield "cmp_layer", f"{_of(space, 'cmp_layer', value)} is outside {model}'s {n} layers; {allowed}"
+            return
+
+
+def _too_long(space: Space, facts: ModelFacts, model: str) -> Iterator[_Finding]:
+    limit = facts.max_positions
+    if limit is None:
+        return
+    context_name = "seq_len" if space.fixed["rmb_only"] else "cmp_len"
+    context, target, vectors = space.largest(context_name), space.largest("seq_len"), space.largest("n_cmps")
+    separator = int(True in space.values("sep_cmpr"))
+    lengths = {
+        f"1 BOS + {context} context + {target} target": 1 + context + target,
+        f"1 BOS + {context} context + {separator + vectors} compression": 1 + context + separator + vectors,
+    }
+    if "kv" in space.values("memory"):  # the decoder's positions go on after the compression tokens
+        text = f"1 BOS + {context} context + {separator + vectors} compression + 1 task + {target} target"
+        lengths[text] = 1 + context + separator + vectors + 1 + target
+        if True in space.values("rmb_task"):
+            text = f"1 BOS + {context} context + {separator + vectors} compression + 1 task + {context} reconstruction"
+            lengths[text] = 1 + context + separator + vectors + 1 + context
+    text, longest = max(lengths.items(), key=lambda item: item[1])
+    if longest > limit:
+        message = f"{text} tokens are {longest}, above {model}'s {limit} positions; make it {longest - limit} shorter"
+        yield context_name, message
+
+
+def check_against_cluster(space: Space, gpus: float, cpus: float) -> list[Problem]:
+    """Problems that show only when the machines are known.
+
+    Args:
+        space: the space.
+        gpus: GPUs of the whole cluster.
+        cpus: CPU cores of the whole cluster.
+    """
+    return [space.problem(setting, message) for setting, message in _beyond_cluster(space, gpus, cpus)]
+
+
+def _beyond_cluster(space: Space, gpus: float, cpus: float) -> Iterator[_Finding]:
+    resources, multi_gpu = space.resources, space.fixed["multi_gpu"]
+    if multi_gpu and gpus == 0:
+        yield "multi_gpu", "true, but there is no GPU here; for workers on CPUs use resources.workers: N"
+        return
+    workers = resources.workers or (int(gpus) if multi_gpu else 1)
+    gpus_each, cpus_each = resources.gpus_per_worker or 0, resources.cpus_per_worker or 0
+    needs_gpus = workers * (1 if multi_gpu and resources.gpus_per_worker is None else gpus_each)
+    if needs_gpus > gpus:
+        setting = "resources.gpus_per_worker" if gpus_each else "resources.workers"
+        yield setting, f"a trial asks for {show(float(needs_gpus))} GPUs, but there are {show(float(gpus))}; use fewer"
+    if workers * max(cpus_each, 0.01) > cpus:
+        setting = "resources.cpus_per_worker" if cpus_each else "resources.workers"
+        yield (
+            setting,
+            f"a trial asks for {show(workers * cpus_each)} CPUs, but there are {show(float(cpus))}; use fewer",
+        )
+    if resources.workers is None:
+        yield from _uneven(space, workers)
+
+
+def _of(space: Space, name: str, value: Any) -> str:
+    """A value, and the domain that it comes from where it is searched."""
+    if name not in space.searched:
+        return show(value)
+    return f"{show(value)} (in {show(space.searched[name].to_plain())})"
