@@ -1,0 +1,180 @@
+"""A compressor's folder: `config.json`, `compressor.safetensors`, `README.md`.
+
+Written by training (each better epoch) and `Compressor.save_pretrained`; read by `Compressor.from_pretrained`,
+`cmp.evaluate` and `cmp.export`. The backbone's weights are never in it: only its name, revision and fingerprint.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import transformers
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from cmp.model.backbone import BackboneId
+from cmp.model.card import model_card
+from cmp.space.errors import UserError
+from cmp.space.settings import TrialSettings
+
+if TYPE_CHECKING:
+    from cmp.model.compression import CompressionModel
+
+FORMAT = "cmp-compressor"
+FORMAT_VERSION = 1
+CONFIG, TENSORS, CARD = "config.json", "compressor.safetensors", "README.md"
+
+
+class CompressorError(UserError):
+    """A compressor, or what it was given, that cannot be used as asked, and what would be right."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(None, message)
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a compressor comes from; empty for one that no search has trained.
+
+    Args:
+        trial: its number in the search.
+        metrics: the `EpochReport` of the epoch that it was saved at, by name.
+        window: `context_len` and `target_len` in tokens, how its documents were cut.
+        data: what is known of its training data, such as counts of documents and tokens.
+    """
+
+    trial: int | None = None
+    metrics: Mapping[str, float | None] = field(default_factory=dict)
+    window: Mapping[str, int] = field(default_factory=dict)
+    data: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class SavedConfig:
+    """What `config.json` says: the trial's settings, the backbone it belongs to and where it comes from."""
+
+    settings: TrialSettings
+    backbone: BackboneId
+    origin: Origin
+    tensors_sha256: str
+
+
+def save_compressor(model: "CompressionModel", folder: Path, extra: Mapping[str, Any] | None = None) -> None:
+    """Write a compressor's folder; each file appears whole, the tensors first.
+
+    Args:
+        model: the compressor; only its own tensors are written.
+        folder: made when missing; other files in it are left alone.
+        extra: any of `Origin`'s fields, by name.
+
+    Raises:
+        TypeError: `extra` has a key that `Origin` has not.
+    """
+    origin = Origin(**(extra or {}))
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    _replace(folder / TENSORS, lambda path: save_file(tensors, path, metadata={"format": "pt"}))
+    config = SavedConfig(model.settings, model.backbone.identity, origin, _sha256(folder / TENSORS))
+    _replace(folder / CONFIG, lambda path: _write_text(path, json.dumps(_plain(config), indent=2) + "\n"))
+    card = model_card(config.settings, config.backbone, origin.trial, origin.metrics, origin.window, origin.data)
+    _replace(folder / CARD, lambda path: _write_text(path, card))
+
+
+def read_config(folder: Path) -> SavedConfig:
+    """Read and check `config.json`; the tensors are not touched.
+
+    Raises:
+        CompressorError: no compressor there, a file that is not one, or one that a newer version has written.
+    """
+    raw = _read_json(folder)
+    if raw.get("format") != FORMAT:
+        raise CompressorError(f'{folder / CONFIG}: not a compressor\'s config (no "format": "{FORMAT}")')
+    version = raw.get("format_version")
+    if version != FORMAT_VERSION:
+        raise CompressorError(f"{folder / CONFIG}: format version {version!r}; this program reads {FORMAT_VERSION}")
+    try:
+        return SavedConfig(
+            settings=TrialSettings(**raw["settings"]),
+            backbone=BackboneId(**raw["backbone"]),
+            origin=Origin(**raw["origin"]),
+            tensors_sha256=str(raw["tensors_sha256"]),
+        )
+    except KeyError as error:
+        raise CompressorError(f"{folder / CONFIG}: corrupt, {error} is missing") from error
+    except TypeError as error:
+        raise CompressorError(f"{folder / CONFIG}: written by another version of this program ({error})") from error
+
+
+def read_tensors(folder: Path, config: SavedConfig) -> dict[str, torch.Tensor]:
+    """The trained tensors by name, on the CPU.
+
+    Raises:
+        CompressorError: the file is missing, damaged, or not the one that `config.json` was written with.
+    """
+    path = folder / TENSORS
+    if not path.is_file():
+        raise CompressorError(f"{path}: missing; copy the whole folder, or export the trial again")
+    if _sha256(path) != config.tensors_sha256:
+        raise CompressorError(f"{path}: damaged, or not the file that {CONFIG} was written with; copy the folder again")
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise CompressorError(f"{path}: not a safetensors file ({error})") from error
+
+
+def _read_json(folder: Path) -> dict[str, Any]:
+    """The content of `config.json` as a dict."""
+    if not folder.is_dir():
+        raise CompressorError(f"{folder}: no such folder; a search leaves its best compressor in RESULTS/best")
+    path = folder / CONFIG
+    if not path.is_file():
+        raise CompressorError(f"{folder}: not a compressor's folder, {CONFIG} is missing{_nearby(folder)}")
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CompressorError(f"{path}: not JSON ({error})") from error
+    if not isinstance(raw, dict):
+        raise CompressorError(f"{path}: not a compressor's config (a JSON object is expected)")
+    return raw
+
+
+def _nearby(folder: Path) -> str:
+    """A hint where `folder` is a search's results folder rather than a compressor's."""
+    return f"; did you mean {folder / 'best'}?" if (folder / "best" / CONFIG).is_file() else ""
+
+
+def _plain(config: SavedConfig) -> dict[str, Any]:
+    """The config as JSON will hold it, with what wrote it."""
+    return {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        **dataclasses.asdict(config),
+        "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
+    }
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+
+
+def _replace(path: Path, write: Callable[[Path], None]) -> None:
+    """Let `write` fill a temporary neighbour, flush it and put it in the place of `path`."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        write(temporary)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
