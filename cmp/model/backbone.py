@@ -1,0 +1,385 @@
+"""The frozen language model: embeds, encodes a context once into a cache, and goes on from there.
+
+The only module that knows how Hugging Face models are called. Everything above it deals in embeddings, hidden states
+and `Prefix`es. Weights never get gradients and never change; dropout is off.
+
+Shape suffixes: `B` batch, `C` context, `P` prefix (BOS + context), `T` new positions, `S` target, `H` hidden, `V`
+vocabulary.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.cache_utils import DynamicCache, DynamicLayer
+
+from cmp.model.batch import Batch, TokenScores
+from cmp.model.head import find_head
+from cmp.model.losses import token_scores
+from cmp.model.surgery import (
+    UnsupportedModelError,
+    find_stack,
+    fuse_activations,
+    norms_after_blocks,
+    takes_position_ids,
+    text_config,
+    truncated,
+)
+from cmp.space.space import ModelFacts
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+FINGERPRINT_SAMPLES_PER_TENSOR = 512
+EMBEDDING_SAMPLES = 8192
+
+
+@dataclass(frozen=True)
+class BackboneId:
+    """Which weights a compressor belongs to.
+
+    Args:
+        name: the hub id, folder or built-in name it was loaded by.
+        revision: the hub's commit hash, where it came from the hub.
+        fingerprint: hash of shape and weights, the same in any precision and on any device.
+    """
+
+    name: str
+    revision: str | None
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """A context that was read: what the blocks need to go on after it, as constants.
+
+    Args:
+        cache: keys and values of `n_blocks` blocks, (B, heads, P, head width) each.
+        states: (B, P, H) output of the last of these blocks (after the final norm when all ran).
+        n_blocks: how many blocks read it.
+        mask: (B, P) bool, False on padding (left); None when there is none.
+    """
+
+    cache: DynamicCache
+    states: torch.Tensor
+    n_blocks: int
+    mask: torch.Tensor | None = None
+
+    @property
+    def length(self) -> int:
+        """P, padding included."""
+        return self.states.shape[1]
+
+
+class Backbone:
+    """A causal LM, its tokenizer and its facts. Shared by trials of one process; holds no state of any of them."""
+
+    def __init__(self, model: nn.Module, tokenizer: Any, name: str, revision: str | None = None) -> None:
+        self.model = model.eval().requires_grad_(False)
+        self.tokenizer = tokenizer
+        fuse_activations(model)
+        self._stack_path, self._block_list = find_stack(model)
+        self._stack = model.get_submodule(self._stack_path)
+        self._embedding: nn.Module = model.get_input_embeddings()  # type: ignore[operator]
+        config: Any = text_config(model)
+        self.n_layers: int = config.num_hidden_layers
+        self.max_positions: int | None = _max_positions(config)
+        self.device = _execution_device(self._embedding)
+        self.dtype: torch.dtype = next(parameter.dtype for parameter in model.parameters())
+        sample = self._sample_embeddings()
+        self.hidden_size: int = sample.shape[1]
+        self.embedding_mean = sample.mean(0)
+        self.embedding_rms = float(sample.square().mean().sqrt())
+        self.head = find_head(model, self._stack_path, self.hidden_size)
+        with self.head.weights() as (weight, _):
+            self.vocab_size: int = weight.shape[0]
+        self.bos_id: int = _bos_id(tokenizer, config)
+        self._takes_positions = takes_position_ids(self._stack)
+        probe = self.embed(torch.full((1, 2), self.bos_id))
+        self._norms = norms_after_blocks(self._stack, self._block_list, probe)
+        self._truncated: dict[int, nn.Module] = {self.n_layers: self._stack}
+        self.identity = BackboneId(name, revision, _fingerprint(model))
+
+    @classmethod
+    def load(
+        cls,
+        model_string: str,
+        *,
+        torch_dtype: str = "auto",
+        device: torch.device | str = "cpu",
+        model_parallel: bool = False,
+        device_map: Mapping[str, Any] | None = None,
+        offload_folder: Path | None = None,
+    ) -> "Backbone":
+        """Load a model and its tokenizer.
+
+        Args:
+            model_string: hub id, local folder, or a built-in name ("pydoc", "pydoc-tiny").
+            torch_dtype: "auto" is bfloat16 on a GPU that is good at it, else float32.
+            device: where the model goes, unless `model_parallel`.
+            model_parallel: spread the blocks over all visible devices (`device_map="auto"`).
+            device_map: an explicit map in place of "auto", from module path to device, "cpu" or "disk".
+            offload_folder: where weights go that the map sends to "disk".
+
+        Raises:
+            OSError: the model or tokenizer is not there, or the hub cannot be reached.
+            UnsupportedModelError: the model is not a decoder-only transformer that can be cut.
+        """
+        device = torch.device(device)
+        folder = resolve_model_string(model_string)
+        options: dict[str, Any] = {"dtype": resolve_dtype(torch_dtype, device)}
+        if model_parallel or device_map is not None:
+            options |= {"device_map": dict(device_map) if device_map else "auto", "offload_folder": offload_folder}
+        model: nn.Module = AutoModelForCausalLM.from_pretrained(folder, **options)
+        if "device_map" not in options:
+            model = model.to(device)
+        revision = getattr(model.config, "_commit_hash", None)
+        return cls(model, load_tokenizer(model_string), model_string, revision)
+
+    def embed(self, ids: torch.Tensor) -> torch.Tensor:
+        """(B, T) token ids to (B, T, H) input embeddings, as the family itself scales them."""
+        with torch.no_grad():
+            return self._embedding(ids.to(self.device))
+
+    @torch.no_grad()
+    def prefill(self, ids: torch.Tensor, mask: torch.Tensor | None, n_blocks: int) -> Prefix:
+        """Read [BOS, ids] once, without gradient, through the first `n_blocks` blocks.
+
+        Args:
+            ids: (B, C) int64, padded on the left; BOS is put before the first real token.
+            mask: (B, C) bool, True on real tokens; None when all are.
+            n_blocks: 1..n_layers.
+        """
+        mask = None if mask is None else mask.to(self.device)
+        ids, mask = with_bos(ids.to(self.device), mask, self.bos_id)
+        cache = DynamicCache()
+        states = self._run(
+            n_blocks, self.embed(ids), cache, mask, None if mask is None else left_padded_positions(mask)
+        )
+        return Prefix(cache, states, n_blocks, mask)
+
+    def extend(
+        self, prefix: Prefix, embeds: torch.Tensor, *, n_blocks: int, positions: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, DynamicCache]:
+        """Go on after a prefix, with gradient to `embeds`; the prefix itself is not changed.
+
+        Args:
+            prefix: read by at least `n_blocks` blocks.
+            embeds: (B, T, H) the new positions.
+            n_blocks: how many blocks to run.
+            positions: (B or 1, T) position ids; None continues after the prefix.
+
+        Returns:
+            (B, T, H) states after the last block run, and the cache with the new positions.
+        """
+        batch, new, _ = embeds.shape
+        cache, mask = fork_cache(prefix.cache, n_blocks), prefix.mask
+        if mask is not None:
+            mask = torch.cat([mask, mask.new_ones(batch, new)], dim=1)
+            positions = left_padded_positions(mask)[:, -new:] if positions is None else positions
+        return self._run(n_blocks, embeds, cache, mask, positions), cache
+
+    def run(
+        self, embeds: torch.Tensor, *, cache: DynamicCache | None = None, positions: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """All blocks over (B, T, H) embeddings, after `cache` where there is one; (B, T, H) states for the head."""
+        return self._run(self.n_layers, embeds, cache, None, positions)
+
+    def _run(
+        self,
+        n_blocks: int,
+        embeds: torch.Tensor,
+        cache: DynamicCache | None,
+        mask: torch.Tensor | None,
+        positions: torch.Tensor | None,
+    ) -> torch.Tensor:
+        inputs: dict[str, Any] = {"inputs_embeds": embeds, "use_cache": cache is not None}
+        if cache is not None:
+            inputs["past_key_values"] = cache
+        if mask is not None:
+            inputs["attention_mask"] = mask.long()
+        if positions is not None and self._takes_positions:
+            inputs["position_ids"] = positions
+        states = self._blocks(n_blocks)(**inputs).last_hidden_state
+        return states.to(self.device)
+
+    def _blocks(self, n_blocks: int) -> nn.Module:
+        if n_blocks not in self._truncated:
+            if not 1 <= n_blocks < self.n_layers:
+                raise ValueError(f"n_blocks: {n_blocks} is outside 1..{self.n_layers}")
+            self._truncated[n_blocks] = truncated(self._stack, self._block_list, n_blocks, self._norms)
+        return self._truncated[n_blocks]
+
+    def block_modules(self, n_blocks: int) -> list[nn.Module]:
+        """The first `n_blocks` blocks themselves."""
+        return list(self._stack.get_submodule(self._block_list).children())[:n_blocks]
+
+    @torch.no_grad()
+    def score_no_context(self, batch: Batch) -> TokenScores:
+        """The lower bound: the backbone alone on the target, after BOS."""
+        ids, _ = with_bos(batch.target_ids[:, :-1], None, self.bos_id)
+        return self.scores(self.run(self.embed(ids)), batch.target_ids, batch.target_mask)
+
+    @torch.no_grad()
+    def score_full_context(self, batch: Batch) -> TokenScores:
+        """The upper bound: the backbone on the target after BOS and the whole context."""
+        batch = batch.to(self.device)
+        context, mask = with_bos(batch.context_ids, batch.context_mask, self.bos_id)
+        ids = torch.cat([context, batch.target_ids[:, :-1]], dim=1)
+        positions = None
+        if mask is not None:
+            mask = torch.cat([mask, mask.new_ones(len(ids), ids.shape[1] - mask.shape[1])], dim=1)
+            positions = left_padded_positions(mask)
+        states = self._run(self.n_layers, self.embed(ids), None, mask, positions)
+        return self.scores(states[:, -batch.target_ids.shape[1] :], batch.target_ids, batch.target_mask)
+
+    @torch.no_grad()
+    def teacher_states(self, prefix: Prefix, target_ids: torch.Tensor) -> torch.Tensor:
+        """(B, S, H) states that predict the target after the full context; `prefix` was read by all blocks."""
+        last = prefix.states[:, -1:]
+        if target_ids.shape[1] == 1:
+            return last
+        states, _ = self.extend(prefix, self.embed(target_ids[:, :-1]), n_blocks=self.n_layers)
+        return torch.cat([last, states], dim=1)
+
+    def scores(self, states: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor | None) -> TokenScores:
+        """Teacher-forced scores of (B, S) labels from the (B, S, H) states that predict them."""
+        labels = labels.to(states.device)
+        nll, rank = token_scores(states.flatten(0, 1), labels.flatten(), self.head)
+        nll, rank = nll.view(labels.shape), rank.view(labels.shape)
+        keep = torch.ones_like(labels, dtype=torch.bool) if mask is None else mask.to(states.device)
+        return TokenScores(nll.masked_fill(~keep, 0.0), (rank == 0) & keep, (rank < 5) & keep)
+
+    def _sample_embeddings(self) -> torch.Tensor:
+        n_tokens = self.model.get_input_embeddings().num_embeddings  # type: ignore[operator]
+        ids = torch.linspace(0, n_tokens - 1, min(n_tokens, EMBEDDING_SAMPLES)).long()
+        return self.embed(ids[None])[0].float().cpu()
+
+
+def with_bos(ids: torch.Tensor, mask: torch.Tensor | None, bos_id: int) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """BOS before the first real token of every left-padded row: (B, C) to (B, 1 + C)."""
+    bos = ids.new_full((len(ids), 1), bos_id)
+    longer = torch.cat([bos, ids], dim=1)
+    if mask is None:
+        return longer, None
+    first = (ids.shape[1] - mask.sum(1, keepdim=True)).to(ids.device)
+    is_bos = torch.arange(longer.shape[1], device=ids.device) == first
+    mask = torch.cat([torch.zeros_like(mask[:, :1]), mask], dim=1) | is_bos
+    return torch.where(is_bos, bos, longer), mask
+
+
+def left_padded_positions(mask: torch.Tensor) -> torch.Tensor:
+    """(B, T) position ids that count real tokens only; 0 on padding."""
+    return (mask.long().cumsum(1) - 1).clamp(min=0)
+
+
+def fork_cache(cache: DynamicCache, n_blocks: int) -> DynamicCache:
+    """The first `n_blocks` layers of a cache, sharing its tensors: updates make new ones, so neither sees the other."""
+    return cache_of(cache_pairs(cache)[:n_blocks])
+
+
+def cache_pairs(cache: DynamicCache) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Keys and values of every layer, (B, heads, P, width) each."""
+    layers: list[Any] = cache.layers
+    return [(layer.keys, layer.values) for layer in layers]
+
+
+def cache_of(pairs: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> DynamicCache:
+    """A cache that holds these very tensors. (`DynamicCache(pairs)` would copy each.)"""
+    cache = DynamicCache()
+    for keys, values in pairs:
+        layer = DynamicLayer()
+        layer.keys, layer.values = keys, values
+        layer.dtype, layer.device, layer.is_initialized = keys.dtype, keys.device, True
+        cache.layers.append(layer)
+    return cache
+
+
+def resolve_model_string(model_string: str) -> str:
+    """A built-in name to the folder that holds it; anything else as it is."""
+    if not model_string.startswith("pydoc"):
+        return model_string
+    from cmp.model.pydoc import resolve
+
+    return str(resolve(model_string))
+
+
+def resolve_dtype(torch_dtype: str, device: torch.device) -> torch.dtype:
+    """ "auto" is bfloat16 where the device computes in it, else float32."""
+    if torch_dtype != "auto":
+        return DTYPES[torch_dtype]
+    return (
+        torch.bfloat16
+        if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        else torch.float32
+    )
+
+
+def load_tokenizer(model_string: str) -> Any:
+    """The tokenizer of a model, by the same name as the model."""
+    return AutoTokenizer.from_pretrained(resolve_model_string(model_string))
+
+
+def model_facts(model_string: str) -> ModelFacts:
+    """Layers, positions and vocabulary from the configuration alone; no weights are read."""
+    config = AutoConfig.from_pretrained(resolve_model_string(model_string)).get_text_config(decoder=True)
+    return ModelFacts(config.num_hidden_layers, _max_positions(config), config.vocab_size)
+
+
+def _max_positions(config: Any) -> int | None:
+    """None where positions are relative biases (ALiBi), which have no end."""
+    return getattr(config, "max_position_embeddings", None)
+
+
+def _bos_id(tokenizer: Any, config: Any) -> int:
+    candidates = (
+        getattr(tokenizer, "bos_token_id", None),
+        getattr(tokenizer, "eos_token_id", None),
+        getattr(config, "bos_token_id", None),
+        getattr(config, "eos_token_id", None),
+    )
+    for candidate in candidates:
+        if isinstance(candidate, list):
+            candidate = candidate[0]
+        if candidate is not None:
+            return int(candidate)
+    raise UnsupportedModelError("neither tokenizer nor model name a BOS or EOS token to start a text with")
+
+
+def _execution_device(module: nn.Module) -> torch.device:
+    hook = getattr(module, "_hf_hook", None)
+    device = getattr(hook, "execution_device", None)
+    return next(module.parameters()).device if device is None else torch.device(device)
+
+
+@torch.no_grad()
+def _fingerprint(model: nn.Module) -> str:
+    """Hash of the shapes and of the signs of a sample of every tensor: rounding to any precision keeps them."""
+    config: Any = text_config(model)
+    facts = {"type": config.model_type, "layers": config.num_hidden_layers, "vocabulary": config.vocab_size}
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
+    for module_name, module in model.named_modules():
+        if not module._parameters:
+            continue
+        with _onloaded(module):
+            for name, parameter in module.named_parameters(recurse=False):
+                digest.update(f"{module_name}.{name}{tuple(parameter.shape)}".encode())
+                flat = parameter.detach().reshape(-1)
+                count = min(flat.numel(), FINGERPRINT_SAMPLES_PER_TENSOR)
+                at = torch.linspace(0, flat.numel() - 1, count, dtype=torch.float64).long()
+                digest.update(torch.signbit(flat[at.to(flat.device)]).cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _onloaded(module: nn.Module) -> Any:
+    from contextlib import nullcontext
+
+    if not hasattr(module, "_hf_hook"):
+        return nullcontext()
+    from accelerate.utils import align_module_device
+
+    return align_module_device(module)

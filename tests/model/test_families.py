@@ -1,0 +1,56 @@
+import pytest
+import torch
+
+from cmp.model.batch import Batch
+from cmp.model.compression import CompressionModel
+from tests.model.families import FAMILIES, VOCABULARY, settings, tiny_backbone
+from tests.model.naive import naive_loss
+
+
+def full_batch(context: int = 9, target: int = 7) -> Batch:
+    generator = torch.Generator().manual_seed(1)
+    ids = torch.randint(3, VOCABULARY, (4, context + target), generator=generator)
+    return Batch(ids[:, :context], ids[:, context:])
+
+
+def padded_batch() -> Batch:
+    batch = full_batch()
+    lengths, target_lengths = torch.tensor([9, 5, 1, 7]), torch.tensor([7, 2, 6, 1])
+    context_mask = torch.arange(9) >= 9 - lengths[:, None]
+    target_mask = torch.arange(7) < target_lengths[:, None]
+    return Batch(batch.context_ids, batch.target_ids, context_mask, target_mask)
+
+
+def counts(batch: Batch) -> tuple[float, float]:
+    target = batch.target_ids.numel() if batch.target_mask is None else int(batch.target_mask.sum())
+    context = batch.context_ids.numel() if batch.context_mask is None else int(batch.context_mask.sum())
+    return float(target), float(context)
+
+
+def gradients(loss: torch.Tensor, compressor: CompressionModel) -> dict[str, torch.Tensor]:
+    names, parameters = zip(*compressor.named_parameters(), strict=True)
+    return dict(zip(names, torch.autograd.grad(loss, parameters), strict=True))
+
+
+def assert_same(ours: torch.Tensor, naive: torch.Tensor, name: str) -> None:
+    assert naive.norm() > 0, f"{name} has no gradient, so nothing is compared"
+    assert (ours - naive).norm() / naive.norm() <= 1e-5, name
+
+
+@pytest.mark.parametrize("padded", [False, True], ids=["full", "padded"])
+@pytest.mark.parametrize("cmp_layer", ["half", -1, -2, 1])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_loss_and_every_gradient_agree_with_the_naive_full_pass(
+    family: str, cmp_layer: int | str, padded: bool
+) -> None:
+    batch = padded_batch() if padded else full_batch()
+    backbone = tiny_backbone(family)
+    compressor = CompressionModel(backbone, settings(cmp_layer=cmp_layer, sep_cmpr=True, rmb_task=True), seed=0)
+
+    losses = compressor.losses(batch, *counts(batch))
+    naive = naive_loss(backbone.model, compressor, batch)
+
+    assert losses.total.item() == pytest.approx(naive.item(), rel=1e-5)
+    ours, theirs = gradients(losses.total, compressor), gradients(naive, compressor)
+    for name in ours:
+        assert_same(ours[name], theirs[name], name)
