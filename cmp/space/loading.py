@@ -20,9 +20,6 @@ from cmp.space.rules import Rule, RuleError, show, suggestion
 from cmp.space.settings import RULES, SECTIONS, ResourceSettings, SearchSettings
 from cmp.space.space import Space
 
-_MADE_WITH = "made_with"
-"""A section that `space.yaml` in a results folder has for the reader (versions, git commit); it sets nothing."""
-
 
 def load_space(path: str | Path, overrides: Sequence[str] = ()) -> Space:
     """Read a space file (YAML, or JSON as the original code's users have it).
@@ -80,8 +77,6 @@ def _flatten(entries: dict[str, Entry], problems: list[Problem]) -> dict[str, En
     """Sections as dotted names."""
     flat: dict[str, Entry] = {}
     for key, entry in entries.items():
-        if key == _MADE_WITH:
-            continue
         if key not in SECTIONS:
             flat[key] = entry
         elif isinstance(entry.value, dict):

@@ -18,14 +18,17 @@ _SEQUENCES_PER_WORKER = 4
 _DOCUMENTS = 200
 
 
-def rehearse(space: Space, facts: ModelFacts | None = None) -> Space:
+def rehearse(space: Space, facts: ModelFacts | None = None, gpus: float | None = None) -> Space:
     """The miniature of `space`.
 
     Args:
         space: the real one.
         facts: of the testing model, when known: layers and lengths are then fitted to it, and only where they
             would not fit. Without facts layers other than the first, middle and last are replaced by these.
+        gpus: of the machine; with none, what asks for GPUs is rehearsed on CPUs.
     """
+    if gpus == 0:
+        space = _without_gpus(space)
     workers = space.resources.workers or 1
     fixed: dict[str, Any] = {
         "exp_name": f"{space.name}-test",
@@ -52,6 +55,14 @@ def rehearse(space: Space, facts: ModelFacts | None = None) -> Space:
         time_budget_seconds=None,
     )
     return dataclasses.replace(small, search=search, notes=())
+
+
+def _without_gpus(space: Space) -> Space:
+    multi_gpu = space.fixed["multi_gpu"]
+    resources = dataclasses.replace(
+        space.resources, workers=space.resources.workers or (2 if multi_gpu else None), gpus_per_worker=None
+    )
+    return dataclasses.replace(space, fixed={**space.fixed, "multi_gpu": False}, resources=resources)
 
 
 def _fit_layers(space: Space, facts: ModelFacts | None) -> Space:

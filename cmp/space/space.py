@@ -72,7 +72,7 @@ class Space:
         return self.largest("n_epochs")
 
     def values(self, name: str) -> list[Any]:
-        """Every value that `name` can take; of ranges of real numbers, and of long ranges, values that stand for all."""
+        """Every value that `name` can take; of ranges of real numbers, and of long ranges, some that stand for all."""
         return self.searched[name].probes() if name in self.searched else [self.fixed[name]]
 
     def smallest(self, name: str) -> Any:
@@ -155,11 +155,11 @@ class Space:
             if mine.get(name) != theirs.get(name)
         ]
 
-    def rehearsal(self, facts: ModelFacts | None = None) -> "Space":
+    def rehearsal(self, facts: ModelFacts | None = None, gpus: float | None = None) -> "Space":
         """The same space in miniature, for `--test`: see `rehearsal.rehearse`."""
         from cmp.space.rehearsal import rehearse
 
-        return rehearse(self, facts)
+        return rehearse(self, facts, gpus)
 
     def problem(self, setting: str, message: str) -> Problem:
         """A problem with `setting`, at the place where it was written."""

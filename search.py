@@ -1,0 +1,106 @@
+"""Search for the best context compressor: one space file in, one results folder out.
+
+    python search.py spaces/demo.yaml
+
+Exit codes: 0 finished, 1 no trial succeeded, 2 the input is wrong, 130 interrupted. Heavy libraries are imported only
+once the space is right, so that a typing mistake is answered at once.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from cmp.space.errors import SpaceError, UserError
+from cmp.space.loading import load_space
+from cmp.space.reference import settings_help
+from cmp.space.settings import RULES
+
+if TYPE_CHECKING:
+    from cmp.space.space import Space
+
+EXIT_WRONG_INPUT = 2
+EXIT_INTERRUPTED = 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Read the command line, load the space, search; returns the exit code."""
+    args = _parser().parse_args(arguments)
+    space: Space | None = None
+    try:
+        space = load_space(args.space, args.set)
+        for note in space.notes:
+            print(f"note: {note}", file=sys.stderr)
+        if args.test:
+            space = _rehearsal(space, args.address)
+        return _dry_run(space, args.address) if args.dry_run else _search(space, args)
+    except UserError as error:
+        print(_message(error, space), file=sys.stderr)
+        return EXIT_WRONG_INPUT
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
+        return EXIT_INTERRUPTED
+
+
+def _search(space: "Space", args: argparse.Namespace) -> int:
+    from cmp.search.run import run_search
+
+    return run_search(space, address=args.address, fresh=args.fresh or args.test)
+
+
+def _dry_run(space: "Space", address: str | None) -> int:
+    from cmp.search.dry_run import dry_run
+
+    dry_run(space, address)
+    return 0
+
+
+def _rehearsal(space: "Space", address: str | None) -> "Space":
+    """The space in miniature, fitted to its testing model and to the machines at hand."""
+    from cmp.model.backbone import model_facts
+    from cmp.search.cluster import cluster_nodes
+
+    facts = model_facts(space.rehearsal().fixed["model_string"])
+    return space.rehearsal(facts, sum(node.gpus for node in cluster_nodes(address)))
+
+
+def _message(error: UserError, space: "Space | None") -> str:
+    """The error with the line of the setting that it is about, where that is known."""
+    if space is None or isinstance(error, SpaceError) or error.setting not in RULES:
+        return str(error)
+    return str(space.problem(error.setting, error.message))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="search.py",
+        description="Search for the best context compressor. The same command continues an interrupted search.",
+        epilog=settings_help(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("space", metavar="SPACE", help="a space file in YAML, or hyperparameters in JSON")
+    parser.add_argument(
+        "--set",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        help="put VALUE (in YAML) in the file's place; KEY may be search.num_samples; may be repeated",
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="check everything, print what would happen, train nothing"
+    )
+    parser.add_argument("--test", action="store_true", help="a rehearsal: the testing model, two trials, a few loops")
+    parser.add_argument("--address", help="a running Ray cluster, or auto; Ray is started on this machine by default")
+    parser.add_argument("--fresh", action="store_true", help="start over; the old results folder is moved aside")
+    return parser
+
+
+if __name__ == "__main__":
+    try:
+        code = main()
+        sys.stdout.flush()
+    except BrokenPipeError:  # `search.py ... | head`: the reader has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    sys.exit(code)
