@@ -1,0 +1,260 @@
+"""The process in which trials run: a Ray Tune trainable that is kept warm and runs one trial after another.
+
+Tune calls `step()` for the next message of the trial and answers it by calling `step()` again. The trial itself
+runs in a thread of its own, through a `TorchTrainer`: in this very process when it has one worker, in a worker group
+when it has several. A step never returns anything but a message of the trial: that it started, an epoch's report, or
+its outcome, which is always the last.
+"""
+
+import gc
+import os
+import signal
+import socket
+import traceback
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import ray
+from ray import tune
+
+from cmp.search.footprint import Footprint
+from cmp.search.mailbox import Mailbox, Message
+
+if TYPE_CHECKING:
+    from cmp.train.session import TrialPlan
+
+# A trial waits this long for the search's answer at a rung, then goes on regardless: a driver that is stopped or
+# slow costs a little work, never a hang.
+ANSWER_TIMEOUT_SECONDS = 5.0
+LEAVE_TIMEOUT_SECONDS = 60.0
+WORKER_RESTARTS = 3
+
+
+@dataclass(frozen=True)
+class TrialJob:
+    """All that a process needs to run one trial.
+
+    Args:
+        plan: what to train and where its checkpoints are.
+        footprint: what the trial occupies.
+        experiment: the search's name, for people who look at processes.
+        stop_file: asks all trials to checkpoint and leave, as soon as it exists.
+        ray_folder: where Ray Train keeps its own files.
+        rungs: epochs at which the trial waits for the search's answer, because it may be stopped there.
+        directory: where relative paths of the space start.
+        entry: `module:function` that runs a trial.
+    """
+
+    plan: "TrialPlan"
+    footprint: Footprint
+    experiment: str
+    stop_file: Path
+    ray_folder: Path
+    rungs: frozenset[int] = field(default_factory=frozenset)
+    directory: Path | None = None
+    entry: str = "cmp.train.trial:run_trial"
+
+    @property
+    def name(self) -> str:
+        """Experiment and trial, as people write it."""
+        return f"{self.experiment}/{self.plan.number:04d}"
+
+
+class TrialActor(tune.Trainable):
+    """One warm process; Tune hands it trial after trial (`reuse_actors`)."""
+
+    def setup(self, config: dict[str, Any]) -> None:
+        """Start the first trial."""
+        # Ctrl-C reaches the whole process group; only the driver decides what it means.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="trial")
+        self._shared_mailbox: Any = None
+        self._begin(config["job"])
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Leave the last trial, if it still runs, and start the next one in the same process."""
+        self._leave()
+        self._begin(new_config["job"])
+        return True
+
+    def step(self) -> Message:
+        """The next message of the trial; asking for it answers the one before."""
+        if self._last_epoch:
+            self._post.answer(self._last_epoch)
+        message = self._post.next()
+        self._last_epoch = message.get("epoch", 0) if message["event"] == "reported" else 0
+        _set_process_title(self._job, message)
+        return message
+
+    def cleanup(self) -> None:
+        """Let the trial checkpoint and leave before the process ends."""
+        self._leave()
+        self._thread.shutdown(wait=False)
+
+    def _begin(self, job: TrialJob) -> None:
+        self._job = job
+        self._last_epoch = 0
+        _enter(job.directory)
+        self._post: Any = Mailbox() if job.footprint.workers == 1 else self._open_shared_mailbox()
+        self._post.put({"event": "started", "node": socket.gethostname(), "pid": os.getpid(), "done": False})
+        run = _run_here if job.footprint.workers == 1 else _run_in_group
+        self._run: Future[None] = self._thread.submit(_guarded, run, job, self._post)
+
+    def _open_shared_mailbox(self) -> "RemoteMailbox":
+        if self._shared_mailbox is None:
+            self._shared_mailbox = RemoteMailbox.start()
+        self._shared_mailbox.reopen()
+        return self._shared_mailbox
+
+    def _leave(self) -> None:
+        self._post.stop()
+        self._run.result(timeout=LEAVE_TIMEOUT_SECONDS)
+
+    def __repr__(self) -> str:
+        """Shown by the Ray dashboard: the experiment and the trial that this process began with."""
+        return f"Trial({self._job.name})"
+
+
+@dataclass(frozen=True)
+class RemoteMailbox:
+    """A mailbox in an actor of its own, that needs no CPU: for trials whose workers are other processes."""
+
+    actor: Any
+
+    @classmethod
+    def start(cls) -> "RemoteMailbox":
+        """Start the actor; threads, because several workers wait in it at once."""
+        return cls(ray.remote(num_cpus=0, max_concurrency=32)(Mailbox).remote())
+
+    def __getattr__(self, name: str) -> Any:
+        """Call a method of the mailbox and wait for what it returns."""
+        if name.startswith("_"):
+            raise AttributeError(name)
+        method = getattr(self.actor, name)
+        return lambda *args: ray.get(method.remote(*args))
+
+
+def _guarded(run: Any, job: TrialJob, post: Any) -> None:
+    """Run a trial; whatever goes wrong around it becomes its outcome, so that the search goes on."""
+    try:
+        run(job, post)
+    except Exception as error:
+        _log(job, traceback.format_exc())
+        kind = "worker_died" if _worker_died(error) else "failed"
+        reason = f"{type(error).__name__}: {_first_line(error)}"
+        post.put({"event": "outcome", "status": kind, "epoch": 0, "reason": reason, "done": True})
+
+
+def _worker_died(error: Exception) -> bool:
+    from ray.train import TrainingFailedError
+
+    return isinstance(error, TrainingFailedError)
+
+
+def _run_here(job: TrialJob, post: Mailbox) -> None:
+    """One worker: TorchTrainer's local mode runs the loop in this thread, with all that is warm in this process."""
+    import torch
+    from ray.train import RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    from cmp.search.ray_session import local_session
+
+    def loop() -> None:
+        session = local_session(job, post)
+        torch.set_num_threads(max(1, int(job.footprint.cpus_per_worker)))
+        outcome = _entry(job)(job.plan, session)
+        _give_memory_back()
+        post.put(_outcome_message(outcome))
+
+    TorchTrainer(
+        loop,
+        scaling_config=ScalingConfig(num_workers=0, use_gpu=job.footprint.gpus_per_worker > 0),
+        run_config=RunConfig(name=job.name.replace("/", "-"), storage_path=str(job.ray_folder.absolute())),
+    ).fit()
+
+
+def _run_in_group(job: TrialJob, post: RemoteMailbox) -> None:
+    """Several workers: Ray Train starts them, restarts them when one dies, and joins them in a process group."""
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+    from ray.train.v2.api.config import LoggingConfig
+
+    footprint = job.footprint
+    resources = {"CPU": footprint.cpus_per_worker}
+    if footprint.gpus_per_worker:
+        resources["GPU"] = footprint.gpus_per_worker
+    TorchTrainer(
+        _group_worker,
+        train_loop_config={"job": job, "post": post},
+        scaling_config=ScalingConfig(
+            num_workers=footprint.workers, use_gpu=footprint.gpus_per_worker > 0, resources_per_worker=resources
+        ),
+        run_config=RunConfig(
+            name=job.name.replace("/", "-"),
+            storage_path=str(job.ray_folder.absolute()),
+            failure_config=FailureConfig(max_failures=WORKER_RESTARTS, controller_failure_limit=WORKER_RESTARTS),
+            logging_config=LoggingConfig(log_level="WARNING"),
+        ),
+    ).fit()
+
+
+def _group_worker(config: dict[str, Any]) -> None:
+    """What every worker of a group runs. Rank 0 speaks for all, except when another worker fails alone."""
+    import torch
+
+    from cmp.search.ray_session import group_session
+
+    job, post = config["job"], config["post"]
+    if post.outcome() is not None:  # the group was only restarted because a worker left after the outcome was known
+        return
+    _enter(job.directory)
+    torch.set_num_threads(max(1, int(job.footprint.cpus_per_worker)))
+    session = group_session(job, post)
+    outcome = _entry(job)(job.plan, session)
+    if session.rank == 0 or outcome.status not in ("finished", "interrupted"):
+        post.put(_outcome_message(outcome))
+
+
+def _entry(job: TrialJob) -> Any:
+    module, function = job.entry.split(":")
+    return getattr(import_module(module), function)
+
+
+def _outcome_message(outcome: Any) -> Message:
+    return {"event": "outcome", "done": True, **asdict(outcome)}
+
+
+def _give_memory_back() -> None:
+    """Free the trial's GPU memory before its outcome is known, because the next trial may share the device."""
+    import torch
+
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        gc.collect()
+        torch.cuda.empty_cache()
+
+
+def _enter(directory: Path | None) -> None:
+    """Resolve relative paths as the driver does, where this machine has its directory."""
+    if directory is not None and directory.is_dir():
+        os.chdir(directory)
+
+
+def _log(job: TrialJob, text: str) -> None:
+    job.plan.folder.mkdir(parents=True, exist_ok=True)
+    with (job.plan.folder / "log.txt").open("a") as file:
+        file.write(text)
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[0][:300] if lines else ""
+
+
+def _set_process_title(job: TrialJob, message: Message) -> None:
+    """Name the process after its trial and latest loss, for `top` and the dashboard's list of processes."""
+    loss = message.get("val_loss")
+    suffix = "" if loss is None else f" epoch {message['epoch']} val_loss {loss:.4f}"
+    ray._raylet.setproctitle(f"ray::Trial {job.name}{suffix}")

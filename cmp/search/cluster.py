@@ -1,0 +1,174 @@
+"""The machines of a search: what there is, and connecting to it quietly.
+
+A local Ray is started for the search and dies with it; `--address` joins a cluster that runs already. Everything
+that Ray reads from the environment is set here, before Ray is imported.
+"""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from cmp.search.footprint import Node
+from cmp.space.errors import UserError
+
+# Ray keeps 30 % of the memory for its object store; a search passes a few kilobytes through it.
+OBJECT_STORE_BYTES = 256 * 2**20
+
+# Read by Ray in the driver, in the trials' processes and in their workers. ray-notes: the Train controller looks every
+# 2 s by default, which delays the end of every trial by as much; the preemption watcher costs a process per trial.
+TRIAL_ENVIRONMENT = {
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "120",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+
+# Read by Ray Tune in the driver. Its own tables, loggers, snapshots and signal handling are not wanted here.
+DRIVER_ENVIRONMENT = {
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_DEDUP_LOGS": "1",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+    "TUNE_GLOBAL_CHECKPOINT_S": "inf",
+    "TUNE_WARN_THRESHOLD_S": "30",
+}
+
+# What users set for themselves and workers on other nodes need too.
+TRAVELLING_PREFIXES = ("HF_", "TRANSFORMERS_", "CMP_", "OMP_", "NCCL_", "GLOO_", "TORCH_", "WANDB_", "MLFLOW_")
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A connected Ray.
+
+    Args:
+        nodes: its machines.
+        dashboard: where the dashboard listens, None without one.
+        token_file: the file with the token that the dashboard asks for; None when it asks for none.
+        is_remote: it was running before and goes on afterwards.
+    """
+
+    nodes: tuple[Node, ...]
+    dashboard: str | None
+    token_file: Path | None
+    is_remote: bool
+
+
+def set_environment() -> None:
+    """Set what Ray reads when it is imported; what the user has set already stays."""
+    for name, value in {**TRIAL_ENVIRONMENT, **DRIVER_ENVIRONMENT}.items():
+        os.environ.setdefault(name, value)
+
+
+def local_nodes() -> tuple[Node, ...]:
+    """This machine as Ray would see it, without starting Ray."""
+    set_environment()
+    from ray._private.accelerators import get_accelerator_manager_for_resource
+    from ray._private.utils import get_num_cpus
+
+    gpus = get_accelerator_manager_for_resource("GPU")
+    return (Node(float(get_num_cpus()), float(gpus.get_current_node_num_accelerators() if gpus else 0)),)
+
+
+def cluster_nodes(address: str | None) -> tuple[Node, ...]:
+    """The machines that a search would use; joins the cluster for a moment when there is an address."""
+    if address is None:
+        return local_nodes()
+    with connected(address, job_name="dry run") as cluster:
+        return cluster.nodes
+
+
+@contextmanager
+def connected(address: str | None, *, job_name: str) -> Iterator[Cluster]:
+    """Start a local Ray, or join the one at `address`, and leave it at the end.
+
+    Raises:
+        UserError: no cluster answers at the address.
+    """
+    set_environment()
+    import ray
+
+    context = _start(job_name) if address is None else _join(address, job_name)
+    try:
+        nodes = tuple(_nodes(ray.nodes()))
+        yield Cluster(nodes, context.dashboard_url or None, _token_file(), address is not None)
+    finally:
+        ray.shutdown()
+
+
+def _start(job_name: str):  # noqa: ANN202 - ray is imported late, so its types cannot be named here
+    import ray
+    from ray.job_config import JobConfig
+
+    return ray.init(
+        address="local",
+        include_dashboard=True,
+        log_to_driver=False,
+        logging_level="ERROR",
+        object_store_memory=OBJECT_STORE_BYTES,
+        job_config=JobConfig(metadata={"experiment": job_name}),
+    )
+
+
+def _join(address: str, job_name: str):  # noqa: ANN202 - as above
+    import ray
+    from ray.job_config import JobConfig
+
+    try:
+        return ray.init(
+            address=address,
+            log_to_driver=False,
+            logging_level="ERROR",
+            runtime_env={"env_vars": _travelling_environment(), **_working_dir()},
+            job_config=JobConfig(metadata={"experiment": job_name}),
+        )
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        message = f"no Ray cluster answers at {address} ({reason}); start one with `ray start --head`, or leave it out"
+        raise UserError("--address", message) from error
+
+
+def _travelling_environment() -> dict[str, str]:
+    mine = {name: value for name, value in os.environ.items() if name.startswith(TRAVELLING_PREFIXES)}
+    return {**mine, **{name: os.environ[name] for name in TRIAL_ENVIRONMENT}}
+
+
+def _working_dir() -> dict[str, object]:
+    """Ship this package's source to nodes that do not have it; an installed package is already there."""
+    root = Path(__file__).resolve().parents[2]
+    if "site-packages" in root.parts:
+        return {}
+    excludes = [f"/{path.name}/" for path in root.iterdir() if path.is_dir() and path.name != "cmp"]
+    return {"working_dir": str(root), "excludes": excludes}
+
+
+def _nodes(rows: list[dict]) -> Iterator[Node]:
+    for row in rows:
+        if row["Alive"]:
+            yield Node(row["Resources"].get("CPU", 0.0), row["Resources"].get("GPU", 0.0))
+
+
+def _token_file() -> Path | None:
+    """Where Ray keeps the dashboard's token, when it asks for one."""
+    if os.environ.get("RAY_AUTH_MODE", "").lower() == "disabled":
+        return None
+    path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH", "~/.ray/auth_token")).expanduser()
+    return path if path.exists() else None
+
+
+def forget_ray() -> None:
+    """Only for tests: leave a connected Ray."""
+    if "ray" in sys.modules:
+        import ray
+
+        ray.shutdown()

@@ -1,0 +1,37 @@
+"""Gauges for Ray's dashboard and Prometheus: the latest numbers of every trial and the best so far."""
+
+from ray.util.metrics import Gauge
+
+from cmp.results.history import History, is_finite
+from cmp.results.journal import Event
+
+# Our name of a report's field, and what the gauge says about itself.
+_BY_TRIAL = {
+    "val_loss": "validation loss after the last epoch, nats per token",
+    "recovered": "share of the context's value that survives compression",
+    "tokens_per_second": "training speed, tokens per second",
+    "epoch": "epochs trained",
+}
+
+
+class RayMetrics:
+    """A listener of the ledger that sets gauges; tags are the experiment and the trial's number."""
+
+    def __init__(self, experiment: str, history: History) -> None:
+        self._experiment = experiment
+        self._history = history
+        self._gauges = {name: Gauge(f"cmp_{name}", text, ("experiment", "trial")) for name, text in _BY_TRIAL.items()}
+        self._best = Gauge("cmp_best_val_loss", "lowest validation loss so far, nats per token", ("experiment",))
+
+    def on_event(self, event: Event) -> None:
+        """Show a report's numbers."""
+        if event["event"] != "reported":
+            return
+        tags = {"experiment": self._experiment, "trial": f"{event['trial']:04d}"}
+        for name, gauge in self._gauges.items():
+            value = event["metrics"].get(name)
+            if is_finite(value):
+                gauge.set(value, tags)
+        best = self._history.best()
+        if best is not None and best.val_loss is not None:
+            self._best.set(best.val_loss, {"experiment": self._experiment})

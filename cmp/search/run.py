@@ -1,0 +1,189 @@
+"""A search from start to end: `search.py` calls `run_search`; everything else here is its phases, in order."""
+
+import logging
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from cmp.results.folder import ResultsFolder
+from cmp.search import messages
+from cmp.search.cluster import Cluster, connected
+from cmp.search.display import Display
+from cmp.search.footprint import Plan, plan_search
+from cmp.search.ledger import Ledger, Suggested
+from cmp.search.preparation import Preparation, prepare
+from cmp.search.signals import EXIT_INTERRUPTED, InterruptedEarlyError, Interruption
+from cmp.space.errors import UserError
+from cmp.space.space import Space
+
+EXIT_FINISHED = 0
+EXIT_NO_SUCCESS = 1
+
+
+def run_search(space: Space, *, address: str | None = None, fresh: bool = False, console: Console | None = None) -> int:
+    """Search, or go on with a search, until it is over or interrupted.
+
+    Args:
+        space: what to search and where results go.
+        address: a running Ray cluster; None starts Ray on this machine.
+        fresh: move an existing results folder aside and start over.
+        console: where to write; standard output by default.
+
+    Returns:
+        The exit code: 0 finished, 1 no trial succeeded, 130 interrupted.
+
+    Raises:
+        UserError: the folder is in use or holds another search, a setting does not suit the model, the data or the
+            machines.
+    """
+    console = console or Console(soft_wrap=False)
+    _log_warnings_to(console)
+    folder = ResultsFolder(space.results_folder)
+    if fresh and (moved := folder.set_aside()) is not None:
+        messages.say(console, f"The old results are now in {moved}.")
+    with folder.lock():
+        return _Search(space, folder, console, address).run()
+
+
+@dataclass
+class _Search:
+    """One session on a results folder whose lock is held."""
+
+    space: Space
+    folder: ResultsFolder
+    console: Console
+    address: str | None
+
+    def run(self) -> int:
+        """Open the ledger, print results if there is nothing to do, else search."""
+        self.folder.clear_stop()
+        ledger = Ledger(self.space, self.folder)
+        if ledger.resumes and ledger.exhausted:
+            return self._end(ledger)
+        if ledger.resumes:
+            messages.say(self.console, messages.found_line(ledger.history, self.space.search.num_samples))
+        interruption = Interruption(self.folder.request_stop, lambda: f"To go on: {messages.same_command()}")
+        with interruption:
+            try:
+                self._search(ledger, interruption)
+            except InterruptedEarlyError as signal:
+                ledger.interrupt(str(signal))
+        return self._end(ledger)
+
+    def _search(self, ledger: Ledger, interruption: Interruption) -> None:
+        preparation = prepare(self.space, self.console)
+        with connected(self.address, job_name=self.space.name) as cluster:
+            interruption.install()
+            plan = self._plan(cluster)
+            ledger.begin(resources=_record(plan), facts=preparation.facts)
+            self._announce(cluster, plan)
+            self._run_trials(ledger, plan, preparation, interruption)
+
+    def _plan(self, cluster: Cluster) -> Plan:
+        fixed = self.space.fixed
+        plan = plan_search(
+            self.space.search,
+            self.space.resources,
+            cluster.nodes,
+            multi_gpu=fixed["multi_gpu"],
+            model_parallel=fixed["model_parallel"],
+        )
+        if plan.max_concurrent == 0:
+            raise UserError("resources", plan.reason)
+        return plan
+
+    def _announce(self, cluster: Cluster, plan: Plan) -> None:
+        messages.say(self.console, f"{plan.max_concurrent} at a time: {plan.reason}.")
+        dashboard = messages.dashboard_text(cluster.dashboard, cluster.token_file)
+        if dashboard is not None:
+            messages.say(self.console, dashboard)
+
+    def _run_trials(self, ledger: Ledger, plan: Plan, preparation: Preparation, interruption: Interruption) -> None:
+        from cmp.search.observers import observers
+        from cmp.search.tuner import Desk, run_tune
+
+        display = Display(self.space, ledger.history, self.console, max_concurrent=plan.max_concurrent)
+
+        def on_step() -> None:
+            if interruption.requested:
+                display.status("Leaving: the trials write their checkpoints ...")
+                ledger.interrupt(interruption.signal or "")
+
+        jobs = _JobFactory(self.space, self.folder, plan, frozenset(ledger.rungs))
+        desk = Desk(ledger, jobs, on_step, interruption.overdue, display.say)
+        with display, observers(self.space, self.folder, ledger) as callbacks:
+            ledger.subscribe(display.on_event)
+            display.status("Starting the trials' processes ...")
+            interruption.trials_run()
+            while not ledger.exhausted and not interruption.requested:
+                run_tune(
+                    desk,
+                    footprint=plan.footprint,
+                    max_concurrent=plan.max_concurrent,
+                    name=f"session-{len(ledger.history.sessions)}",
+                    storage=self.folder.ray.absolute(),
+                    callbacks=callbacks,
+                )
+            on_step()
+
+    def _end(self, ledger: Ledger) -> int:
+        """Print what there is and choose the exit code."""
+        over = ledger.history.completed or ledger.complete()
+        ledger.close()
+        if not over:
+            messages.print_partial(self.console, self.space, ledger.history, self.folder)
+            return EXIT_INTERRUPTED
+        messages.print_results(self.console, self.space, ledger.history, self.folder)
+        return EXIT_NO_SUCCESS if ledger.history.best() is None else EXIT_FINISHED
+
+
+@dataclass(frozen=True)
+class _JobFactory:
+    """Turns a suggestion into what a trial's process needs; paths are absolute, because that process may be anywhere."""
+
+    space: Space
+    folder: ResultsFolder
+    plan: Plan
+    rungs: frozenset[int]
+
+    def __call__(self, suggested: Suggested):  # noqa: ANN204 - TrialJob imports ray, which must start late
+        from cmp.search.actor import TrialJob
+        from cmp.train.session import TrialPlan
+
+        return TrialJob(
+            plan=TrialPlan(
+                number=suggested.number,
+                settings=suggested.trial_settings,
+                window=self.space.window,
+                folder=suggested.folder.absolute(),
+            ),
+            footprint=self.plan.footprint,
+            experiment=self.space.name,
+            stop_file=self.folder.stop_file.absolute(),
+            ray_folder=self.folder.ray.absolute() / "train",
+            rungs=self.rungs,
+            directory=Path.cwd(),
+        )
+
+
+def _record(plan: Plan) -> dict[str, object]:
+    return {**asdict(plan.footprint), "max_concurrent": plan.max_concurrent}
+
+
+class _ConsoleHandler(logging.Handler):
+    """Warnings of our own packages, one line each, above the live table."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(logging.WARNING)
+        self._console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print the message."""
+        messages.print_warning(self._console, record.getMessage())
+
+
+def _log_warnings_to(console: Console) -> None:
+    logger = logging.getLogger("cmp")
+    logger.handlers = [_ConsoleHandler(console)]
+    logger.propagate = False
