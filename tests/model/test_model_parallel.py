@@ -1,0 +1,78 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from cmp.model.backbone import Backbone
+from cmp.model.compression import CompressionModel
+from tests.model.families import settings, tiny_backbone, tiny_model
+from tests.model.test_families import counts, full_batch, gradients, padded_batch
+
+MAPS: dict[str, tuple[str, dict[str, str]]] = {
+    "llama": (
+        "model",
+        {"embed_tokens": "cpu", "layers.0": "cpu", "layers.1": "disk", "layers.2": "cpu", "layers.3": "disk"},
+    ),
+    "gpt2": ("transformer", {"wte": "cpu", "wpe": "cpu", "h.0": "disk", "h.1": "cpu", "h.2": "disk", "h.3": "cpu"}),
+}
+LAST = {
+    "llama": {"model.norm": "cpu", "model.rotary_emb": "cpu", "lm_head": "cpu"},
+    "gpt2": {"transformer.ln_f": "cpu", "lm_head": "cpu"},
+}
+KINDS: dict[str, dict[str, Any]] = {
+    "hidden": {"proj_cmpr": True, "rmb_task": True},
+    "last": {"cmp_layer": -1},
+    "kv-lora-kl": {"memory": "kv", "lora_rank": 2, "kl_scale": 0.3},
+}
+
+
+class _Tokenizer:
+    bos_token_id = 1
+
+
+def offloaded(family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **extra: str) -> Backbone:
+    tiny_model(family).save_pretrained(tmp_path / "model")
+    monkeypatch.setattr("cmp.model.backbone.load_tokenizer", lambda _: _Tokenizer())
+    prefix, parts = MAPS[family]
+    device_map = {f"{prefix}.{name}": device for name, device in parts.items()} | LAST[family] | extra
+    return Backbone.load(str(tmp_path / "model"), device_map=device_map, offload_folder=tmp_path / "offload")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("family", MAPS)
+def test_offloaded_blocks_give_the_same_losses_and_gradients(
+    family: str, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spread = CompressionModel(offloaded(family, tmp_path, monkeypatch), settings(**KINDS[kind]), seed=0)
+    whole = CompressionModel(tiny_backbone(family), settings(**KINDS[kind]), seed=0)
+    assert {p.device.type for p in spread.backbone.model.parameters()} == {"cpu", "meta"}
+    for batch in (full_batch(), padded_batch()):
+        ours, theirs = spread.losses(batch, *counts(batch)), whole.losses(batch, *counts(batch))
+        assert ours.total.item() == pytest.approx(theirs.total.item(), rel=1e-5)
+        expected = gradients(theirs.total, whole)
+        for name, gradient in gradients(ours.total, spread).items():
+            torch.testing.assert_close(gradient, expected[name], rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(spread.score(batch).nll, whole.score(batch).nll, rtol=1e-4, atol=1e-5)
+    assert {p.device.type for p in spread.backbone.model.parameters()} == {"cpu", "meta"}
+
+
+def test_an_offloaded_head_is_brought_in_for_the_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spread = CompressionModel(offloaded("llama", tmp_path, monkeypatch, lm_head="disk"), settings(), seed=0)
+    whole = CompressionModel(tiny_backbone("llama"), settings(), seed=0)
+    assert spread.backbone.head.module.weight.device.type == "meta"  # type: ignore[union-attr]
+    batch = full_batch()
+    expected = whole.losses(batch, *counts(batch)).total.item()
+    assert spread.losses(batch, *counts(batch)).total.item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_an_offloaded_model_has_the_fingerprint_of_the_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spread = offloaded("llama", tmp_path, monkeypatch)
+    assert spread.identity.fingerprint == tiny_backbone("llama").identity.fingerprint
+
+
+def test_model_parallel_spreads_over_what_is_there(tiny_model_folder: Path) -> None:
+    spread = Backbone.load(str(tiny_model_folder), model_parallel=True)
+    whole = Backbone.load(str(tiny_model_folder))
+    batch = full_batch()
+    torch.testing.assert_close(spread.score_full_context(batch).nll.cpu(), whole.score_full_context(batch).nll)
