@@ -182,25 +182,25 @@ def _started(history: History, event: Mapping[str, Any]) -> None:
 
 def _reported(history: History, event: Mapping[str, Any]) -> None:
     trial = history.trials[event["trial"]]
+    _see(trial, event)
     trial.reports.append({**event["metrics"], "epoch": event["epoch"]})
     trial.report_times.append(event["time"])
-    _see(trial, event)
 
 
 def _ended(history: History, event: Mapping[str, Any]) -> None:
     trial = history.trials[event["trial"]]
+    _see(trial, event)
     trial.status = event["event"]
     trial.rung = event.get("rung")
     trial.kind = event.get("kind")
     trial.reason = event.get("reason")
     trial.log = event.get("log")
     trial.ended = event["time"]
-    _see(trial, event)
 
 
 def _see(trial: TrialRecord, event: Mapping[str, Any]) -> None:
-    """Count the time since the attempt began, unless the event was only made up for at a later start."""
-    if trial.attempts and not event.get("replayed", False):
+    """Count the time up to here, unless the event was only made up for by a later session."""
+    if trial.status == "running":
         trial.attempts[-1].last_seen = event["time"]
 
 

@@ -21,7 +21,7 @@ from cmp.results.journal import Event, Journal, plain
 from cmp.results.provenance import git_commit, versions
 from cmp.results.space_file import write_space_file
 from cmp.search.asha import Asha, Decision
-from cmp.search.sampler import suggest
+from cmp.search.sampler import max_trials, suggest
 from cmp.search.views import FolderViews
 from cmp.space.errors import Problem, SpaceError
 from cmp.space.settings import TrialSettings
@@ -89,9 +89,9 @@ class Ledger:
         search = space.search
         self._asha = Asha(search.grace_period, search.reduction_factor, space.largest("n_epochs"), search.min_peers)
         self._journal = Journal(folder.journal)
+        self._refuse_another_search()
         for event in self._journal.events:
             self._apply(event)
-        self._refuse_another_search()
         self._views = FolderViews(space, folder, clock) if views else None
 
     @property
@@ -111,7 +111,7 @@ class Ledger:
             if self._interrupting or self.time_is_up():
                 return True
             waiting = any(trial.number not in self._issued for trial in self.history.unfinished())
-            return not waiting and len(self.history.trials) >= self.space.search.num_samples
+            return not waiting and len(self.history.trials) >= max_trials(self.space)
 
     @property
     def seconds(self) -> float:
@@ -167,7 +167,7 @@ class Ledger:
                 if trial.number not in self._issued:
                     return self._issue(trial)
             number = len(self.history.trials)
-            if number >= self.space.search.num_samples:
+            if number >= max_trials(self.space):
                 return None
             sampled = suggest(self.space, number, self.history)
             self._append({"event": "suggested", "trial": number, "settings": sampled})
@@ -344,10 +344,10 @@ class Ledger:
         }
 
     def _refuse_another_search(self) -> None:
-        if not self.history.trials:
-            return
-        before = Space.from_dict(self.history.sessions[0].event["space"])
-        self._refuse(self.space.differences(before))
+        events = self._journal.events
+        first_session = next((event for event in events if event["event"] == "session"), None)
+        if first_session is not None and any(event["event"] == "suggested" for event in events):
+            self._refuse(self.space.differences(Space.from_dict(first_session["space"])))
 
     def _refuse_other_facts(self, facts: Mapping[str, str]) -> None:
         if not self.history.trials:

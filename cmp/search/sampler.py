@@ -8,9 +8,10 @@ mean), a running one is expected to be bad until it has ended (constant liar). A
 memory counts among the bad ones too; one that failed for another reason says nothing about its settings.
 """
 
+import itertools
 import math
 import random
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,8 @@ _HYPERCUBES = 64
 """So many Latin hypercubes are drawn for the start-up, and the one whose closest points lie furthest apart is used."""
 _TRIES = 8
 """So often another suggestion is asked for when the same settings were tried before."""
+_RANDOM_TRIES = 100
+"""So many random settings are looked at when the sampler insists on settings that were tried before."""
 
 
 def suggest(space: Space, number: int, history: History) -> dict[str, Any]:
@@ -40,19 +43,50 @@ def suggest(space: Space, number: int, history: History) -> dict[str, Any]:
     """
     if not space.searched:
         return {}
-    if _evidence(history) < space.search.startup_trials:
-        return startup_point(space, number)
     tried = [trial.settings for trial in history.trials.values()]
-    known = _known_trials(history, distributions(space))
-    for attempt in range(_TRIES):
-        sampled = _ask(space, known, _seed(space.search.seed, number, attempt))
+    for sampled in _candidates(space, number, history):
         if sampled not in tried:
-            break
-    return sampled
+            return sampled
+    return space.sample(random.Random(_seed(space.search.seed, number)))
+
+
+def max_trials(space: Space) -> int:
+    """`num_samples`, or fewer where there are not so many different settings: the same settings end the same."""
+    combinations = space.combinations()
+    return space.search.num_samples if combinations is None else min(space.search.num_samples, combinations)
+
+
+def _candidates(space: Space, number: int, history: History) -> Iterator[dict[str, Any]]:
+    """What to try, in order of preference: the sampler's choice, others of its choices, then anything at all."""
+    if _evidence(history) < space.search.startup_trials:
+        yield startup_point(space, number)
+    else:
+        known = _known_trials(history, distributions(space))
+        for attempt in range(_TRIES):
+            yield _ask(space, known, _seed(space.search.seed, number, attempt))
+    rng = random.Random(_seed(space.search.seed, number))
+    for _ in range(_RANDOM_TRIES):
+        yield space.sample(rng)
+    if space.combinations() is not None:
+        yield from _all_settings(space)
+
+
+def _all_settings(space: Space) -> Iterator[dict[str, Any]]:
+    values = [_all_values(domain) for domain in space.searched.values()]
+    return (dict(zip(space.searched, combination, strict=True)) for combination in itertools.product(*values))
+
+
+def _all_values(domain: Domain) -> Sequence[Any]:
+    if isinstance(domain, Choice):
+        return domain.values
+    if isinstance(domain, Int):
+        return range(domain.low, domain.high + 1, domain.step)
+    assert isinstance(domain, LogInt), "real numbers cannot be counted"
+    return range(domain.low, domain.high + 1)
 
 
 def startup_point(space: Space, number: int) -> dict[str, Any]:
-    """A point of a Latin hypercube over the domains: `startup_trials` points have one in each equal slice of every one.
+    """A point of a Latin hypercube over the domains: one of `startup_trials` in each equal slice of every domain.
 
     Trials beyond that (many at once, before any has ended) take points of further hypercubes.
     """
