@@ -1,0 +1,210 @@
+"""AdamW over the trainables, and the one flat buffer through which workers share a step.
+
+Called by `loop`. The buffer holds all gradients (each parameter's `.grad` is a view of it) and behind them the loss
+sums and flags of the step, so that one all-reduce carries everything and every worker knows everything.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from cmp.space.settings import TrialSettings
+from cmp.train.sync import Workers
+
+FLOAT16_LOSS_SCALE = 1024.0  # lifts gradients of 1e-7, which float16 loses; constant, because the backbone is frozen
+# A GPU runs ahead of Python; flags are read this many steps late so that it never waits. A bad step is not applied
+# whatever the delay: the optimizer sees the flag on the device.
+GPU_READING_DELAY = 4
+_SUMS = 5
+_NORM, _STOP, _FAILED = _SUMS, _SUMS + 1, _SUMS + 2
+_LOOP_LOSSES = _SUMS + 3
+
+
+@dataclass(frozen=True)
+class StepReading:
+    """What a finished optimizer step said, summed over all workers.
+
+    Args:
+        loops: the loops of the step.
+        sums: lm, lm tokens, rmb, rmb tokens, kl.
+        loop_losses: the objective of each loop.
+        grad_norm: before clipping.
+        stop: rank 0 was asked to leave.
+        failed: a worker failed in this step.
+    """
+
+    loops: range
+    sums: tuple[float, ...]
+    loop_losses: tuple[float, ...]
+    grad_norm: float
+    stop: bool
+    failed: bool
+
+    @property
+    def diverged_loop(self) -> int | None:
+        """The first loop whose loss is not finite; the last of the step where only the gradient is not."""
+        for loop, loss in zip(self.loops, self.loop_losses, strict=True):
+            if not _finite(loss):
+                return loop
+        return None if _finite(self.grad_norm, *self.sums) else self.loops[-1]
+
+
+def make_optimizer(parameters: Iterable[tuple[str, torch.nn.Parameter]], settings: TrialSettings) -> torch.optim.AdamW:
+    """AdamW with decay on matrices only.
+
+    `l2` pulls projection and LoRA matrices towards zero, as usual. Tokens, norms and biases are left alone: a token
+    works at the scale of the model's embeddings, which decay would only undo.
+    """
+    decayed: list[torch.nn.Parameter] = []
+    free: list[torch.nn.Parameter] = []
+    for name, parameter in parameters:
+        (decayed if is_decayed(name, parameter) else free).append(parameter)
+    groups = [{"params": decayed, "weight_decay": settings.l2}, {"params": free, "weight_decay": 0.0}]
+    return torch.optim.AdamW([group for group in groups if group["params"]], lr=settings.lr, fused=True)
+
+
+def is_decayed(name: str, parameter: torch.Tensor) -> bool:
+    """Is this a matrix that maps states, not a learned input?"""
+    own_name = name.rsplit(".", 1)[-1]
+    return parameter.ndim >= 2 and "token" not in own_name and own_name != "separator"
+
+
+class StepBuffer:
+    """Gradients, loss sums and flags of one optimizer step in a flat float32 tensor."""
+
+    def __init__(self, parameters: Sequence[torch.nn.Parameter], n_grad_loops: int, device: torch.device) -> None:
+        size = sum(parameter.numel() for parameter in parameters)
+        self.flat = torch.zeros(size + _LOOP_LOSSES + n_grad_loops, device=device)
+        self.gradients = self.flat[:size]
+        self.words = self.flat[size:]
+        self.bad = torch.zeros((), device=device)  # stays 1 once a step was not finite
+        self._elsewhere: list[tuple[torch.Tensor, torch.Tensor]] = []  # gradients on other devices (model_parallel)
+        start = 0
+        for parameter in parameters:
+            view = self.flat[start : start + parameter.numel()].view_as(parameter)
+            start += parameter.numel()
+            parameter.grad = view if parameter.device == view.device else torch.zeros_like(parameter)
+            if parameter.grad is not view:
+                self._elsewhere.append((parameter.grad, view))
+
+    def add_loop(self, slot: int, objective: torch.Tensor, sums: torch.Tensor) -> None:
+        """Note what the loop at `slot` of the step said on this worker."""
+        self.words[:_SUMS] += sums
+        self.words[_LOOP_LOSSES + slot] = objective
+
+    def seal(self, *, stop: bool, failed: bool) -> None:
+        """Last thing before the exchange: all gradients are in, and whether this worker wants to stop or has failed."""
+        for gradient, view in self._elsewhere:
+            view.copy_(gradient)
+        if stop:
+            self.words[_STOP] = 1.0
+        if failed:
+            self.words[_FAILED] = 1.0
+            self.words[0] = torch.nan  # so that no worker applies the step
+
+    def finish(self, loss_scale: float, grad_clip: float | None) -> None:
+        """After the exchange: undo the loss scale, clip, and note for the optimizer whether all is finite."""
+        if loss_scale != 1.0:
+            self.gradients /= loss_scale
+        norm = torch.linalg.vector_norm(self.gradients)
+        self.words[_NORM] = norm
+        torch.maximum(self.bad, (~torch.isfinite(self.words).all()).float(), out=self.bad)
+        if grad_clip is not None:
+            self.gradients *= (grad_clip / (norm + 1e-6)).clamp(max=1.0)
+        for gradient, view in self._elsewhere:
+            gradient.copy_(view)
+
+    def clear(self) -> None:
+        """Empty it for the next step."""
+        self.flat.zero_()
+        for gradient, _ in self._elsewhere:
+            gradient.zero_()
+
+
+class Stepper:
+    """Backward passes, the exchange between workers, and the update."""
+
+    def __init__(
+        self,
+        parameters: Sequence[tuple[str, torch.nn.Parameter]],
+        settings: TrialSettings,
+        workers: Workers,
+        *,
+        loss_scale: float = 1.0,
+        reading_delay: int | None = None,
+    ) -> None:
+        self.optimizer: Any = make_optimizer(parameters, settings)
+        self._buffer = StepBuffer([parameter for _, parameter in parameters], settings.n_grad_loops, workers.device)
+        # The protocol of torch's GradScaler: a fused optimizer leaves everything as it is where `found_inf` is 1.
+        self.optimizer.grad_scale, self.optimizer.found_inf = None, self._buffer.bad
+        self._workers = workers
+        self._grad_clip = settings.grad_clip
+        self._loss_scale = loss_scale
+        on_gpu = workers.device.type == "cuda"
+        self._delay = reading_delay if reading_delay is not None else GPU_READING_DELAY if on_gpu else 0
+        self._unread: deque[tuple[range, torch.Tensor, Any]] = deque()
+
+    def backward(self, objective: torch.Tensor, sums: torch.Tensor, slot: int, loops_in_step: int) -> None:
+        """Accumulate the gradient of one loop; its share of the step's mean is `1 / loops_in_step`.
+
+        Args:
+            objective: this worker's part of the loop's loss; the parts of all workers sum to the mean.
+            sums: (5,) lm, lm tokens, rmb, rmb tokens, kl of this worker, detached.
+            slot: place of the loop in its step.
+            loops_in_step: how many loops the step has.
+        """
+        (objective * (self._loss_scale / loops_in_step)).backward()
+        self._buffer.add_loop(slot, objective.detach(), sums)
+
+    def step(self, loops: range, lr: float, *, stop: bool, failed: bool) -> list[StepReading]:
+        """Exchange, update, and return the readings that are old enough."""
+        self._buffer.seal(stop=stop, failed=failed)
+        self._workers.add_up(self._buffer.flat)
+        self._buffer.finish(self._loss_scale, self._grad_clip)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.optimizer.step()
+        self._unread.append((loops, *_copy_to_host(self._buffer.words)))
+        self._buffer.clear()
+        return self._read(keep=self._delay)
+
+    def drain(self) -> list[StepReading]:
+        """Wait for the steps under way and return their readings."""
+        return self._read(keep=0)
+
+    def _read(self, keep: int) -> list[StepReading]:
+        readings = []
+        while len(self._unread) > keep:
+            loops, host, copied = self._unread.popleft()
+            if copied is not None:
+                copied.synchronize()
+            readings.append(_reading(loops, host.tolist()))
+        return readings
+
+
+def _copy_to_host(words: torch.Tensor) -> tuple[torch.Tensor, Any]:
+    """A copy on the CPU, and the event after which it is complete (None where it already is)."""
+    if words.device.type != "cuda":
+        return words.clone(), None
+    host = torch.empty(words.shape, dtype=words.dtype, pin_memory=True).copy_(words, non_blocking=True)
+    copied = torch.cuda.Event()
+    copied.record(torch.cuda.current_stream(words.device))
+    return host, copied
+
+
+def _reading(loops: range, words: list[float]) -> StepReading:
+    return StepReading(
+        loops=loops,
+        sums=tuple(words[:_SUMS]),
+        loop_losses=tuple(words[_LOOP_LOSSES : _LOOP_LOSSES + len(loops)]),
+        grad_norm=words[_NORM],
+        stop=words[_STOP] > 0,
+        failed=words[_FAILED] > 0,
+    )
+
+
+def _finite(*values: float) -> bool:
+    return all(abs(value) < float("inf") for value in values)

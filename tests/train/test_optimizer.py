@@ -1,0 +1,99 @@
+"""The flat step against a plain one: backward on the mean, torch's clipping, torch's AdamW."""
+
+import copy
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from cmp.space.settings import TrialSettings
+from cmp.train.optimizer import Stepper, StepReading, make_optimizer
+from cmp.train.session import LocalSession
+from cmp.train.sync import Workers
+
+SETTINGS = TrialSettings(model_string="m", dataset="d", lr=0.1, l2=0.5, grad_clip=0.3, n_grad_loops=2)
+SUMS = torch.tensor([2.0, 4.0, 0.5, 1.0, 0.25])
+
+
+def small_model() -> torch.nn.Module:
+    torch.manual_seed(0)
+    model = torch.nn.Module()
+    model.fwd_token = torch.nn.Parameter(torch.randn(1, 4))
+    model.linear = torch.nn.Parameter(torch.eye(4) + 0.1)
+    model.bias = torch.nn.Parameter(torch.zeros(4))
+    return model
+
+
+def objective(model: torch.nn.Module, loop: int) -> torch.Tensor:
+    return ((model.fwd_token @ model.linear + model.bias) * (loop + 1)).square().mean()
+
+
+def stepper_for(model: torch.nn.Module, settings: TrialSettings = SETTINGS, **options: float) -> Stepper:
+    workers = Workers(LocalSession(), settings)
+    return Stepper(list(model.named_parameters()), settings, workers, **options)  # type: ignore[arg-type]
+
+
+def run(model: torch.nn.Module, stepper: Stepper, steps: int, spoil: int | None = None) -> list[StepReading]:
+    readings = []
+    for step in range(steps):
+        loops = range(2 * step, 2 * step + 2)
+        for slot, loop in enumerate(loops):
+            stepper.backward(objective(model, loop) * (math.nan if loop == spoil else 1.0), SUMS, slot, 2)
+        readings += stepper.step(loops, lr=0.1 / (step + 1), stop=step == 2, failed=False)
+    return readings + stepper.drain()
+
+
+@pytest.mark.parametrize("options", [{}, {"loss_scale": 1024.0}, {"reading_delay": 2}])
+def test_three_accumulated_clipped_steps_are_those_of_plain_torch(options: dict[str, float]) -> None:
+    model = small_model()
+    plain = copy.deepcopy(model)
+    readings = run(model, stepper_for(model, **options), steps=3)
+
+    reference = make_optimizer(plain.named_parameters(), SETTINGS)
+    norms = []
+    for step in range(3):
+        reference.zero_grad()
+        ((objective(plain, 2 * step) + objective(plain, 2 * step + 1)) / 2).backward()
+        norms.append(float(torch.nn.utils.clip_grad_norm_(plain.parameters(), 0.3)))
+        for group in reference.param_groups:
+            group["lr"] = 0.1 / (step + 1)
+        reference.step()
+
+    for ours, theirs in zip(model.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+    assert [reading.grad_norm for reading in readings] == pytest.approx(norms)
+    assert readings[1].sums == tuple((2 * SUMS).tolist())
+    assert [reading.stop for reading in readings] == [False, False, True]
+
+
+def test_no_clipping_where_grad_clip_is_none() -> None:
+    model, clipped = small_model(), small_model()
+    run(model, stepper_for(model, replace(SETTINGS, grad_clip=None)), steps=1)
+    run(clipped, stepper_for(clipped, replace(SETTINGS, grad_clip=1e9)), steps=1)
+    assert torch.equal(model.linear, clipped.linear)
+
+
+@pytest.mark.parametrize("delay", [0, 3])
+def test_a_step_that_is_not_finite_changes_nothing_nor_does_any_after_it(delay: int) -> None:
+    """On a GPU the flag is read steps later; the optimizer must not have moved in between."""
+    model, sound = small_model(), small_model()
+    stepper = stepper_for(model, reading_delay=delay)
+    readings = run(model, stepper, steps=4, spoil=3)
+    run(sound, stepper_for(sound), steps=1)
+
+    assert [reading.diverged_loop for reading in readings] == [None, 3, None, None]
+    for ours, theirs in zip(model.parameters(), sound.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+        assert stepper.optimizer.state[ours]["step"].item() == 1
+
+
+def test_a_gradient_that_is_not_finite_counts_as_its_last_loop() -> None:
+    reading = StepReading(range(6, 9), (1.0,) * 5, (1.0, 2.0, 3.0), math.inf, stop=False, failed=False)
+    assert reading.diverged_loop == 8
+
+
+def test_tokens_and_biases_do_not_decay() -> None:
+    groups = make_optimizer(small_model().named_parameters(), SETTINGS).param_groups
+    decays = {tuple(parameter.shape): group["weight_decay"] for group in groups for parameter in group["params"]}
+    assert decays == {(4, 4): 0.5, (1, 4): 0.0, (4,): 0.0}
