@@ -4,6 +4,7 @@ A check looks at every value that could be sampled, so that no trial fails for a
 start. Each says which settings it involves: when one of them is broken already, the check is not run.
 """
 
+import dataclasses
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ from typing import Any
 from cmp.space.errors import Problem
 from cmp.space.layers import ModelFacts, resolve_layer
 from cmp.space.rules import show
+from cmp.space.settings import RULES
 from cmp.space.space import Space
 
 _Finding = tuple[str, str]
@@ -38,7 +40,7 @@ _DATA_FILE = re.compile(r"[*?\[]|^[.~]?/|^\.\./|\.(txt|jsonl?|parquet|csv|gz|zst
 def check_space(space: Space, broken: AbstractSet[str] = frozenset()) -> list[Problem]:
     """Problems between settings that need neither model nor machine; `broken` names settings that did not parse."""
     found = [
-        space.problem(_written(space, setting, involved), message)
+        dataclasses.replace(space.problem(_written(space, setting, involved), message), setting=setting)
         for involved, check in _CHECKS
         if not broken & set(involved)
         for setting, message in check(space)
@@ -55,7 +57,7 @@ def _more_vectors_than_context(space: Space) -> Iterator[_Finding]:
     context = "seq_len" if space.fixed["rmb_only"] else "cmp_len"
     n_cmps, tokens = space.largest("n_cmps"), space.smallest(context)
     if n_cmps > tokens:
-        both = f"n_cmps {_of(space, 'n_cmps', n_cmps)} is above {context} {_of(space, context, tokens)}"
+        both = f"{_of(space, 'n_cmps', n_cmps)} is above {context} {_of(space, context, tokens)}"
         yield "n_cmps", f"{both}; a memory must not be longer than its context, use at most {tokens}"
 
 
@@ -149,10 +151,11 @@ def _why_no_effect(space: Space, name: str) -> str | None:
 def find_notes(space: Space) -> list[str]:
     """What is worth saying though it is allowed."""
     notes = []
-    for name, off in [(name, (None, False, 0)) for name in _ACTS_WITH]:
-        why = _why_no_effect(space, name)
-        if why and name in space.sources and name in space.fixed and space.fixed[name] not in off:
-            notes.append(str(space.problem(name, f"{show(space.fixed[name])} has no effect {why}")))
+    for name in _ACTS_WITH:
+        value = space.fixed.get(name)
+        asked = name in space.sources and name in space.fixed and value not in (None, False, 0, RULES[name].default)
+        if asked and (why := _why_no_effect(space, name)):
+            notes.append(str(space.problem(name, f"{show(value)} has no effect {why}")))
     count = space.combinations()
     if space.searched and count is not None and count < space.search.num_samples:
         text = f"{space.search.num_samples} trials, but the space has only {count} different ones: some will repeat"

@@ -1,0 +1,294 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from cmp.space.checks import check_against_cluster, check_against_model
+from cmp.space.layers import ModelFacts, resolve_layer
+from cmp.space.space import Space
+
+Load = Callable[..., Space]
+Problems = Callable[..., list[str]]
+
+GPT2 = ModelFacts(n_layers=12, max_positions=1024, vocab_size=50257)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "n_cmps: 101\n",
+            "x.yaml:3  n_cmps: 101 is above cmp_len 100; a memory must not be longer than its context, use at most 100",
+        ),
+        (
+            "n_cmps: {int: [1, 16]}\ncmp_len: {choice: [10, 100]}\n",
+            "x.yaml:3  n_cmps: 16 (in {int: [1, 16]}) is above cmp_len 10 (in {choice: [10, 100]}); a memory must not "
+            "be longer than its context, use at most 10",
+        ),
+        (
+            "rmb_only: true\nseq_len: 8\nn_cmps: 9\n",
+            "x.yaml:5  n_cmps: 9 is above seq_len 8; a memory must not be longer than its context, use at most 8",
+        ),
+        (
+            "batch_size: 30\nresources: {workers: 4}\n",
+            "x.yaml:3  batch_size: 30 cannot be split over 4 workers; use 32",
+        ),
+        (
+            "batch_size: {int: [8, 64]}\nresources: {workers: 3}\n",
+            "x.yaml:3  batch_size: 8 (in {int: [8, 64]}) cannot be split over 3 workers; use {choice: [9, 18]}, all "
+            "multiples of 3",
+        ),
+        (
+            "search: {grace_period: 11}\n",
+            "x.yaml:3  search.grace_period: 11 is above n_epochs 10; use at most 10",
+        ),
+        (
+            "n_epochs: {choice: [2, 8]}\nsearch: {grace_period: 4}\n",
+            "x.yaml:4  search.grace_period: 4 is above n_epochs 2 (in {choice: [2, 8]}); use at most 2",
+        ),
+        (
+            "n_grad_loops: 30\nn_train_loops: 4\nn_epochs: 5\n",
+            "x.yaml:3  n_grad_loops: 30 is above the 20 loops of a trial, which would never take a step; "
+            "use at most 20",
+        ),
+        (
+            "resources: {gpus_per_worker: 1.5}\n",
+            "x.yaml:3  resources.gpus_per_worker: 1.5 is more than one GPU but not whole; use 1 or a share",
+        ),
+        (
+            "multi_gpu: true\nresources: {gpus_per_worker: 0}\n",
+            "x.yaml:3  multi_gpu: true needs GPUs, but resources.gpus_per_worker is 0; remove one of the two",
+        ),
+        (
+            "multi_gpu: true\nmodel_parallel: true\n",
+            "x.yaml:3  multi_gpu: true together with model_parallel: say how the GPUs are shared, with "
+            "resources.gpus_per_worker: N",
+        ),
+        (
+            "memory: kv\ncmp_layer: {choice: [half, -1]}\n",
+            'x.yaml:4  cmp_layer: is searched but has no effect with memory: "kv"; remove it, or change that',
+        ),
+        (
+            "memory: pooled\nlora_rank: {choice: [0, 8]}\n",
+            'x.yaml:4  lora_rank: is searched but has no effect with memory: "pooled"; remove it, or change that',
+        ),
+        (
+            "rmb_only: true\ncmp_len: {choice: [10, 20]}\n",
+            "x.yaml:4  cmp_len: is searched but has no effect with rmb_only: true; remove it, or change that",
+        ),
+        (
+            "patience: {int: [1, 5]}\n",
+            'x.yaml:3  patience: is searched but has no effect with lr_schedule: "cosine"; remove it, or change that',
+        ),
+    ],
+)
+def test_rules_between_settings_have_their_message(problems: Problems, text: str, message: str) -> None:
+    assert problems(text) == [message]
+
+
+def test_a_default_that_breaks_a_rule_is_shown_where_the_other_setting_is(problems: Problems) -> None:
+    assert problems("cmp_len: 2\n") == [
+        "x.yaml:3  n_cmps: 4 is above cmp_len 2; a memory must not be longer than its context, use at most 2"
+    ]
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", "/tmp/x", "..", ".", "a\\b"])
+def test_a_name_that_would_leave_save_root_is_refused(problems: Problems, name: str) -> None:
+    found = problems(f"exp_name: '{name}'\n")
+
+    assert len(found) == 1
+    assert "would write outside save_root; use a name without slashes, such as " in found[0]
+
+
+@pytest.mark.parametrize("name", [".hidden", "-x", "a\tb", "a:b", "*"])
+def test_a_name_that_makes_a_poor_folder_is_refused(problems: Problems, name: str) -> None:
+    text = f'exp_name: "{name}"\n'.replace("\t", "\\t")
+
+    assert "is not a folder's name; use letters, digits, - and _, such as" in problems(text)[0]
+
+
+@pytest.mark.parametrize("name", ["gpt2", "größe 3", "a.b-c_d", "2024-01-31", "lr=5e-4"])
+def test_a_plain_name_is_fine(load: Load, name: str) -> None:
+    assert load(f"exp_name: '{name}'\n").results_folder == Path("results") / name
+
+
+def test_places_that_cannot_be_written_are_refused(problems: Problems, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+
+    found = problems(f"save_root: {tmp_path}/file\ndata_root: {tmp_path}/file/below\n")
+
+    assert found[0] == 'x.yaml:3  save_root: "file" is a file; name a folder that can be written'
+    assert found[1].endswith('/below" is not a folder (file is a file); name a folder that can be written') or (
+        found[1]
+        == 'x.yaml:4  data_root: "file/below" is not a folder (file is a file); name a folder that can be written'
+    )
+
+
+@pytest.mark.parametrize("source", ["texts/a.txt", "./models/x", "/nowhere/at/all", "b.parquet", "~/no-such-folder"])
+def test_a_local_source_that_is_not_there_is_named(problems: Problems, source: str) -> None:
+    found = problems(f"model_string: gpt2\ndataset: {source}\n", whole=True)
+
+    assert len(found) == 1
+    assert found[0].startswith(f'x.yaml:2  dataset: "{source}": no such file or folder')
+
+
+@pytest.mark.parametrize("source", ["openwebtext", "user/data", "gpt2", "texts/*.txt", "pydoc"])
+def test_names_of_the_hub_and_globs_are_left_to_the_reader(load: Load, source: str) -> None:
+    assert load(f"model_string: gpt2\ndataset: '{source}'\n", whole=True).fixed["dataset"] == source
+
+
+@pytest.mark.parametrize(
+    ("text", "note"),
+    [
+        ("patience: 5\n", 'patience: 5 has no effect with lr_schedule: "cosine"'),
+        ("rmb_only: true\ncmp_len: 50\n", "cmp_len: 50 has no effect with rmb_only: true"),
+        ("proj_cmpr: false\nproj_hid_mult: 2\n", "proj_hid_mult: 2 has no effect with proj_cmpr: false"),
+        (
+            "n_cmps: {choice: [1, 2]}\nsearch: {num_samples: 9}\n",
+            "search.num_samples: 9 trials, but the space has only 2 different ones: some will repeat",
+        ),
+        (
+            "seq_len: {choice: [10, 20]}\nsearch: {num_samples: 2}\n",
+            "seq_len: is searched: a trial is scored on its own number of target tokens, so compare val_loss with care",
+        ),
+    ],
+)
+def test_what_is_allowed_but_surprising_is_said(load: Load, text: str, note: str) -> None:
+    assert [line.split("  ", 1)[1] for line in load(text).notes] == [note]
+
+
+def test_a_setting_that_acts_in_some_trials_may_be_searched(load: Load) -> None:
+    space = load(
+        "memory: {choice: [hidden, kv]}\ncmp_layer: {choice: [half, -1]}\nproj_cmpr: {choice: [true, false]}\n"
+    )
+
+    assert len(space.searched) == 3
+
+
+@pytest.mark.parametrize(
+    ("layers", "wrong"),
+    [
+        ("13", "13"),
+        ("-13", "-13"),
+        ("{choice: [half, -1, 13]}", "13 (in {choice: "),
+        ("{int: [1, 20]}", "13 (in {int: "),
+    ],
+)
+def test_a_layer_outside_the_model_is_named(load: Load, layers: str, wrong: str) -> None:
+    found = check_against_model(load(f"cmp_layer: {layers}\n"), GPT2)
+
+    assert len(found) == 1
+    assert found[0].line == 3
+    assert found[0].message.startswith(wrong)
+    assert found[0].message.endswith("""is outside gpt2's 12 layers; use -12..12, "half", or -1 for the last""")
+
+
+@pytest.mark.parametrize("layers", ["12", "-12", "half", "{int: [1, 12]}", "{choice: [half, -1, 6]}"])
+def test_a_layer_inside_the_model_is_fine(load: Load, layers: str) -> None:
+    assert check_against_model(load(f"cmp_layer: {layers}\n"), GPT2) == []
+
+
+def test_context_and_target_must_fit_the_positions(load: Load) -> None:
+    assert check_against_model(load("cmp_len: 983\nseq_len: 40\n"), GPT2) == []
+    (found,) = check_against_model(load("cmp_len: {choice: [100, 984]}\nseq_len: 40\n"), GPT2)
+    assert str(found).endswith(
+        "x.yaml:3  cmp_len: 1 BOS + 984 context + 40 target tokens are 1025, above gpt2's 1024 positions; "
+        "make it 1 shorter"
+    )
+
+
+def test_long_memories_and_their_separator_count_too(load: Load) -> None:
+    text = "cmp_len: 1000\nseq_len: 1\nn_cmps: 23\n"
+
+    assert check_against_model(load(text), GPT2) == []
+    (found,) = check_against_model(load(text + "sep_cmpr: true\n"), GPT2)
+    assert "1 BOS + 1000 context + 24 compression tokens are 1025" in found.message
+
+
+def test_a_memory_of_keys_and_values_needs_its_positions_in_the_decoder(load: Load) -> None:
+    (found,) = check_against_model(load("cmp_len: 980\nseq_len: 40\nmemory: {choice: [hidden, kv]}\n"), GPT2)
+
+    assert "1 BOS + 980 context + 4 compression + 1 task + 40 target tokens are 1026" in found.message
+
+
+def test_reconstruction_alone_reads_the_text_twice(load: Load) -> None:
+    (found,) = check_against_model(load("rmb_only: true\nseq_len: 600\n"), GPT2)
+
+    assert found.setting == "seq_len"
+    assert "1 BOS + 600 context + 600 target tokens are 1201" in found.message
+
+
+def test_a_model_without_a_limit_takes_any_length(load: Load) -> None:
+    bloom = ModelFacts(n_layers=24, max_positions=None, vocab_size=250880)
+
+    assert check_against_model(load("cmp_len: 100000\n"), bloom) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "gpus", "cpus", "message"),
+    [
+        (
+            "multi_gpu: true\n",
+            0,
+            8,
+            "multi_gpu: true, but there is no GPU here; for workers on CPUs use resources.workers: N",
+        ),
+        (
+            "resources: {gpus_per_worker: 4}\n",
+            2,
+            8,
+            "resources.gpus_per_worker: a trial asks for 4 GPUs, but there are 2; use fewer",
+        ),
+        (
+            "resources: {workers: 4, gpus_per_worker: 0.5}\n",
+            1,
+            8,
+            "resources.gpus_per_worker: a trial asks for 2 GPUs, but there are 1; use fewer",
+        ),
+        (
+            "multi_gpu: true\nresources: {workers: 4}\n",
+            2,
+            8,
+            "resources.workers: a trial asks for 4 GPUs, but there are 2; use fewer",
+        ),
+        (
+            "resources: {workers: 4, cpus_per_worker: 3}\n",
+            0,
+            8,
+            "resources.cpus_per_worker: a trial asks for 12 CPUs, but there are 8; use fewer",
+        ),
+        ("multi_gpu: true\nbatch_size: 32\n", 3, 8, "batch_size: 32 cannot be split over 3 workers; use 33"),
+    ],
+)
+def test_more_than_the_machines_have_is_refused(load: Load, text: str, gpus: int, cpus: int, message: str) -> None:
+    assert [str(found).split("  ", 1)[1] for found in check_against_cluster(load(text), gpus, cpus)] == [message]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "multi_gpu: true\n", "resources: {workers: 2}\n", "resources: {gpus_per_worker: 0.5}\n"]
+)
+def test_what_fits_the_machines_is_fine(load: Load, text: str) -> None:
+    assert check_against_cluster(load(text), 2, 4) == []
+
+
+@pytest.mark.parametrize(
+    ("layer", "n_layers", "blocks"),
+    [
+        ("half", 12, 6),
+        ("half", 5, 2),
+        ("half", 1, 1),
+        (1, 12, 1),
+        (12, 12, 12),
+        (-1, 12, 12),
+        (-2, 12, 11),
+        (-12, 12, 1),
+    ],
+)
+def test_a_layer_means_this_many_blocks(layer: int, n_layers: int, blocks: int) -> None:
+    assert resolve_layer(layer, n_layers) == blocks
+
+
+@pytest.mark.parametrize("layer", [0, 13, -13])
+def test_there_is_no_such_layer(layer: int) -> None:
+    with pytest.raises(ValueError, match=f"layer {layer} is outside the model's 12 layers"):
+        resolve_layer(layer, 12)
