@@ -14,8 +14,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m cmp.report", description="Rebuild report.html from the journal.")
     parser.add_argument("folder", type=Path, help="a results folder, such as results/demo")
     folder = parser.parse_args(arguments).folder
-    if not ResultsFolder(folder).has_history():
-        print(f"{folder}: no journal.jsonl here; give a results folder, such as results/demo", file=sys.stderr)
+    results = ResultsFolder(folder)
+    if not (results.has_history() and results.space.exists()):
+        print(
+            f"{folder}: no journal.jsonl and space.yaml here; give a results folder, such as results/demo",
+            file=sys.stderr,
+        )
         return 2
     try:
         print(write_page(folder))

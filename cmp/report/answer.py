@@ -2,6 +2,7 @@
 
 from collections import Counter
 from datetime import UTC, datetime
+from typing import Any
 
 from cmp.report import text
 from cmp.report.text import Markup, escape
@@ -25,8 +26,8 @@ def header(view: SearchView, sections: list[tuple[str, str]]) -> Markup:
 
 
 def _subtitle(view: SearchView) -> Markup:
-    what = f"Context compressors for <b>{escape(view.fixed.get('model_string', '?'))}</b> "
-    what += f"on <b>{escape(view.fixed.get('dataset', '?'))}</b>"
+    what = f"Context compressors for <b>{_one(view, 'model_string')}</b> "
+    what += f"on <b>{_one(view, 'dataset')}</b>"
     if view.updated is None:
         return what
     iso = datetime.fromtimestamp(view.updated, UTC).isoformat(timespec="seconds")
@@ -37,8 +38,18 @@ def _subtitle(view: SearchView) -> Markup:
     return f"{what} · last event {when}{reload}"
 
 
-def answer(view: SearchView) -> Markup:
-    """The best compressor between its bounds, or what there is to say before there is one."""
+def _one(view: SearchView, setting: str) -> Markup:
+    """The value of a setting, or that it is searched."""
+    return escape(view.space.fixed.get(setting, f"several ({setting} is searched)"))
+
+
+def answer(view: SearchView, saved: str | None) -> Markup:
+    """The best compressor between its bounds, or what there is to say before there is one.
+
+    Args:
+        view: the search.
+        saved: the results folder as a reader would type it, when the best compressor is in it.
+    """
     if view.best is None or view.best.best is None:
         return _no_answer(view) + (tiles(view) if view.trials else "")
     partial = {
@@ -48,36 +59,51 @@ def answer(view: SearchView) -> Markup:
     }.get(view.state, "")
     return f"""<p class="lead">{partial}{_headline(view, view.best, view.best.best)}</p>
 {gauge(view.best.best)}
-<div class="two"><div><h3>Best settings</h3>{_settings(view, view.best)}</div><div><h3>Cost</h3>{tiles(view)}</div></div>
-{_state_note(view)}"""
+<div class="two"><div><h3>Best settings</h3>{_settings(view, view.best)}</div>
+<div><h3>Cost</h3>{tiles(view)}</div></div>
+{_use(view, saved) if saved else ""}{_state_note(view)}"""
 
 
-def _headline(view: SearchView, trial: TrialView, best: dict) -> Markup:  # type: ignore[type-arg]
+def _use(view: SearchView, folder: str) -> Markup:
+    """How to hold the best compressor, and another one."""
+    load = f'Compressor.from_pretrained("{folder}/best")'
+    other = f"python -m cmp.export {folder} --trial N --to FOLDER"
+    return f"""<p class="note use">In Python: <code>{escape(load)}</code><br>
+Another trial as a folder of its own: <code>{escape(other)}</code></p>"""
+
+
+def _headline(view: SearchView, trial: TrialView, best: dict[str, Any]) -> Markup:
     recovered, vectors = best.get("recovered"), view.vectors(trial)
-    of = f"{text.ratio(best.get('compression_ratio'))} compression ({text.plural(vectors, 'vector')} for {_context(view, trial)} tokens)"
+    stands_for = f"{text.plural(vectors, 'vector')} for {_context(view, trial)} tokens"
+    of = f"{text.ratio(best.get('compression_ratio'))} compression ({stands_for})"
+    value = f"a val_loss of <b>{text.loss(trial.loss)}</b>"
     link = f'<a href="#trial-{trial.number}">trial {trial.number}</a>'
     if recovered is None:
-        return f"{link} reaches a val_loss of <b>{text.loss(trial.loss)}</b> at {of}. The context itself does not help here, so the recovered share is undefined."
+        return f"{link} reaches {value} at {of}. The context itself does not help here: nothing to recover."
     if recovered <= 0:
-        return f"no compressor helps yet. The least harmful, {link}, has a val_loss of <b>{text.loss(trial.loss)}</b>, above the {text.loss(best.get('no_context_loss'))} without any context, at {of}."
+        yet, alone = "" if view.state == "completed" else " yet", text.loss(best.get("no_context_loss"))
+        above = f"{value}, above the {alone} without context"
+        return f"no compressor helps{yet}. The least harmful, {link}, has {above}, at {of}."
     return f"{link} recovers <b>{text.percent(recovered)}</b> of what the context is worth, at {of}."
 
 
 def _context(view: SearchView, trial: TrialView) -> str:
-    return text.setting(view.of(trial, "seq_len" if view.fixed.get("rmb_only") else "cmp_len"))
+    return text.setting(view.of(trial, "seq_len" if view.space.fixed["rmb_only"] else "cmp_len"))
 
 
-def gauge(best: dict) -> Markup:  # type: ignore[type-arg]
+def gauge(best: dict[str, Any]) -> Markup:
     """val_loss as a mark on the way from the no-context to the full-context loss."""
     no_context, full, value = best.get("no_context_loss"), best.get("full_context_loss"), best["val_loss"]
     if no_context is None or full is None or no_context <= full:
         return ""
     share = (no_context - value) / (no_context - full)
     place = 100 * min(1.0, max(0.0, share))
-    return f"""<figure class="gauge" role="img" aria-label="val_loss {text.loss(value)} between no context {text.loss(no_context)} and full context {text.loss(full)}">
+    low, high = text.loss(no_context), text.loss(full)
+    label = f"val_loss {text.loss(value)} between no context {low} and full context {high}"
+    return f"""<figure class="gauge" role="img" aria-label="{label}">
 <div class="mark" style="left:{place:.2f}%"><b>{text.loss(value)}</b><span>val_loss</span></div>
 <div class="track"><div class="fill" style="width:{place:.2f}%"></div></div>
-<div class="ends"><span><b>{text.loss(no_context)}</b> no context</span><span>full context <b>{text.loss(full)}</b></span></div>
+<div class="ends"><span><b>{low}</b> no context</span><span>full context <b>{high}</b></span></div>
 </figure>"""
 
 
@@ -94,14 +120,18 @@ def _settings(view: SearchView, trial: TrialView) -> Markup:
 
 def tiles(view: SearchView) -> Markup:
     """Trials, time and loops spent, and what early stopping spared."""
-    of = view.search.get("num_samples")
-    outcomes = [(view.count("finished"), "finished"), (view.count("stopped"), "stopped early"),
-                (view.count("failed"), "failed"), (view.count("running"), "unfinished")]
+    of = view.session.get("num_samples", view.space.search.num_samples)
+    outcomes = [
+        (view.count("finished"), "finished"),
+        (view.count("stopped"), "stopped early"),
+        (view.count("failed"), "failed"),
+        (view.count("running"), "unfinished"),
+    ]
     detail = ", ".join(f"{text.count(n)} {word}" for n, word in outcomes if n)
     loops, saved = sum(t.loops for t in view.trials), sum(t.saved_loops for t in view.trials)
     planned = f" of {text.count(of)}" if of and view.state != "completed" else ""
     entries = [
-        (f"{text.count(len(view.trials))}{planned}", "trials", detail),
+        (f"{text.count(len(view.trials))}{planned}", "trial" if len(view.trials) == 1 else "trials", detail),
         (text.duration(view.history.seconds), "time", _sessions(view)),
         (text.count(loops), "training loops", _pace(view)),
     ]
@@ -133,9 +163,13 @@ def _no_answer(view: SearchView) -> Markup:
     if view.trials and all(t.failed for t in view.trials):
         return _all_failed(view)
     if not view.trials:
-        return '<p class="lead">No trial yet.</p><p>The search has begun; the first trial appears here when it starts.</p>'
+        return (
+            '<p class="lead">No trial yet.</p><p>The search has begun; the first trial appears here when it starts.</p>'
+        )
     at_work = text.plural(len(view.trials), "trial")
-    return f'<p class="lead">No result yet.</p><p>{at_work} at work; the first val_loss comes after its first epoch.</p>'
+    return (
+        f'<p class="lead">No result yet.</p><p>{at_work} at work; the first val_loss comes after its first epoch.</p>'
+    )
 
 
 def _all_failed(view: SearchView) -> Markup:

@@ -10,8 +10,8 @@ DEFINITIONS: tuple[tuple[str, str], ...] = (
     ("no context", "The backbone alone on the same target tokens. A memory above it does harm."),
     (
         "full context",
-        "The backbone with the uncompressed context, on the same target tokens. With cmp_len searched it depends on the "
-        "trial. For reconstruction only (rmb_only) it is the backbone with the text once before itself.",
+        "The backbone with the uncompressed context, on the same target tokens. With cmp_len searched it depends on "
+        "the trial. For reconstruction only (rmb_only) it is the backbone with the text once before itself.",
     ),
     (
         "recovered",
@@ -22,13 +22,13 @@ DEFINITIONS: tuple[tuple[str, str], ...] = (
     ("token accuracy", "Share of target tokens that the backbone ranks first, given the memory."),
     (
         "best epoch, best trial",
-        "A trial counts by its epoch with the lowest val_loss, and the best trial is the lowest of those. Choosing on the "
-        "same held-out texts that are reported flatters the best a little, the more so the more trials there are.",
+        "A trial counts by its epoch with the lowest val_loss, and the best trial is the lowest of those. Choosing on "
+        "the same held-out texts that are reported flatters the best a little, the more so the more trials there are.",
     ),
     ("loop", "One micro-batch of batch_size sequences. An epoch is n_train_loops loops, then one validation."),
     (
         "saved by early stopping",
-        "Loops that stopped trials were spared, as a share of all loops had every trial that was stopped run to its end.",
+        "Loops that stopped trials were spared, as a share of all loops had they run to their end.",
     ),
     ("time", "Wall time of the search while it ran; time on a slot where it says so. Pauses do not count."),
 )

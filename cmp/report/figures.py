@@ -1,8 +1,8 @@
 """Plots of the search: trade-off, learning curves, best over time, timeline.
 
 Each function returns variants of one plot: name -> plotly figure as plain data (no plotly import, so that a page with
-hundreds of trials costs milliseconds). Colours are names such as `@accent`; page.js fills in the light or dark one and
-the layout that all plots share.
+hundreds of trials costs milliseconds). Colours are names such as `@accent`; page.js fills in the light or dark one,
+the layout that all plots share, and for `hovertext: trial` what there is to say of the trials in `customdata`.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -20,7 +20,7 @@ COLOURS = {"finished": "@accent", "stopped": "@soft", "running": "@live", "faile
 SYMBOLS = {"finished": "circle", "stopped": "circle-open", "running": "circle-dot", "failed": "x-thin-open"}
 
 
-def hover(view: SearchView, trial: TrialView) -> str:
+def hover(trial: TrialView) -> str:
     """What a point says of its trial: outcome, result and searched settings."""
     lines = [f"<b>trial {trial.number}</b> · {trial.word}"]
     if trial.best:
@@ -30,7 +30,7 @@ def hover(view: SearchView, trial: TrialView) -> str:
     return "<br>".join(lines)
 
 
-def markers(view: SearchView, group: str, trials: Sequence[TrialView], x: Iterable[Any], y: Iterable[Any]) -> Figure:
+def markers(group: str, trials: Sequence[TrialView], x: Iterable[Any], y: Iterable[Any]) -> Figure:
     """One point per trial of one outcome; clicking it leads to the trial's row."""
     return {
         "type": "scatter",
@@ -38,14 +38,14 @@ def markers(view: SearchView, group: str, trials: Sequence[TrialView], x: Iterab
         "name": GROUP_NAMES[group],
         "x": list(x),
         "y": list(y),
-        "text": [hover(view, t) for t in trials],
+        "hovertext": "trial",
         "customdata": [t.number for t in trials],
-        "hovertemplate": "%{text}<extra></extra>",
+        "hovertemplate": "%{hovertext}<extra></extra>",
         "marker": {
             "color": COLOURS[group],
             "symbol": SYMBOLS[group],
-            "size": 8,
-            "opacity": 0.9,
+            "size": 8 if len(trials) <= 100 else 5,
+            "opacity": 0.9 if len(trials) <= 100 else 0.6,
             "line": {"width": 1.5, "color": COLOURS[group]},
         },
     }
@@ -132,12 +132,18 @@ def _tradeoff(
         chosen = [i for i, t in enumerate(shown) if t.group == group]
         if chosen:
             points = [shown[i] for i in chosen]
-            data.append(markers(view, group, points, (costs[i] for i in chosen), (qualities[i] for i in chosen)))
+            data.append(markers(group, points, (costs[i] for i in chosen), (qualities[i] for i in chosen)))
     if view.best in shown:
         best = shown.index(view.best)
         data.append(ring(costs[best], qualities[best]))
     title = "memory vectors (fewer is cheaper)" if against == "vectors" else "compression ratio (more is cheaper)"
-    return {"data": data, "layout": {"xaxis": {"title": {"text": title}, **_cost_axis(costs)}, "yaxis": {}}}
+    return {
+        "data": data,
+        "layout": {
+            "xaxis": {"title": {"text": title}, **_cost_axis(costs, doubling=against == "vectors")},
+            "yaxis": {},
+        },
+    }
 
 
 def _front(
@@ -158,17 +164,14 @@ def _front(
     }
 
 
-def _cost_axis(costs: Sequence[float]) -> Figure:
-    """Ticks at the values that occur where they are few; a log axis where they span much."""
-    distinct = sorted(set(costs))
-    axis: Figure = {}
-    if distinct and distinct[0] > 0 and distinct[-1] / distinct[0] >= 6:
-        axis["type"] = "log"
-    if 0 < len(distinct) <= 8:
-        axis |= {"tickvals": distinct, "ticktext": [f"{v:.3g}" for v in distinct]}
-    elif axis:
-        axis["dtick"] = "D2" if distinct[-1] / distinct[0] < 1000 else 1
-    return axis
+def _cost_axis(costs: Sequence[float], *, doubling: bool) -> Figure:
+    """A log axis where the values span much, with ticks 1, 2, 4, 8 or 1, 2, 5, 10."""
+    low, high = min(costs, default=1.0), max(costs, default=1.0)
+    if low <= 0 or high / low < 5:
+        return {"nticks": 6}
+    steps = [2.0**n for n in range(-4, 20)] if doubling else [m * 10.0**n for n in range(-2, 6) for m in (1, 2, 5)]
+    ticks = [step for step in steps if low * 0.95 <= step <= high * 1.05]
+    return {"type": "log", "tickvals": ticks, "ticktext": [f"{tick:g}" for tick in ticks]}
 
 
 def _axis_range(values: Sequence[float], always: Sequence[float]) -> Figure:
@@ -195,7 +198,7 @@ def curves(view: SearchView) -> Variants:
     stops = [t for t in view.trials if t.record.status == "stopped" and t.points]
     if stops:
         last = [t.points[-1][1] for t in stops]
-        trace = markers(view, "stopped", stops, [r["epoch"] for r in last], [r["val_loss"] for r in last])
+        trace = markers("stopped", stops, [r["epoch"] for r in last], [r["val_loss"] for r in last])
         trace |= {"name": "stopped here", "marker": {"symbol": "line-ns-open", "size": 9, "color": "@muted"}}
         data.append(trace)
     if view.best:
@@ -316,10 +319,15 @@ def timeline(view: SearchView) -> tuple[Variants, int]:
     n_slots = max(slots, default=0) + 1
     layout = {
         "barmode": "overlay",
+        "uniformtext": {"mode": "hide", "minsize": 9},
         "bargap": 0.25,
         "xaxis": {"title": {"text": f"{unit} of search"}, "range": [0, view.history.seconds / scale * 1.01 or 1]},
-        "yaxis": {"tickvals": list(range(n_slots)), "ticktext": [f"slot {s + 1}" for s in range(n_slots)],
-                  "autorange": "reversed", "showgrid": False},
+        "yaxis": {
+            "tickvals": list(range(n_slots)),
+            "ticktext": [f"slot {s + 1}" for s in range(n_slots)],
+            "autorange": "reversed",
+            "showgrid": False,
+        },
         "shapes": [_upright(at / scale, "dot") for at in view.clock.resumed_at],
     }
     return {"slots": {"data": data, "layout": layout}}, n_slots
@@ -345,9 +353,8 @@ def _bars(
         "textposition": "inside",
         "insidetextanchor": "middle",
         "textangle": 0,
-        "constraintext": "none" if len(view.trials) <= 40 else "inside",
         "textfont": {"color": "@on-" + COLOURS[group][1:]},
-        "hovertext": [hover(view, t) for t, _, _ in rows],
+        "hovertext": "trial",
         "customdata": [t.number for t, _, _ in rows],
         "hovertemplate": "%{hovertext}<extra></extra>",
         "marker": {"color": COLOURS[group], "line": {"color": "@paper", "width": 1}},

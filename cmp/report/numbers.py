@@ -1,6 +1,6 @@
 """Pure arithmetic behind the plots: Pareto fronts, importances, slots, ranges. Numbers in, numbers out."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,13 +37,13 @@ def pareto_front(costs: Sequence[float], losses: Sequence[float]) -> list[int]:
 
 
 def importances(
-    columns: dict[str, tuple[str, Sequence[Any]]], losses: Sequence[float], *, shuffles: int = 200
+    columns: Mapping[str, tuple[str, Sequence[Any]]], losses: Sequence[float], *, shuffles: int = 200
 ) -> list[Importance]:
     """Leave-one-out share of variance of the ranks of `losses` that each setting predicts on its own.
 
-    For numbers the prediction is a parabola (so that an optimum in the middle counts), for choices the mean of the other
-    trials with the same choice. 1 − PRESS/PRESS0, where PRESS0 predicts the mean of the others: the predicted R² of
-    Allen (1974), on ranks (Conover & Iman 1981), so that one diverged trial does not decide everything.
+    For numbers the prediction is a parabola (so that an optimum in the middle counts), for choices the mean of the
+    other trials with the same choice. 1 − PRESS/PRESS0, where PRESS0 predicts the mean of the others: the predicted
+    R² of Allen (1974), on ranks (Conover & Iman 1981), so that one diverged trial does not decide everything.
 
     Args:
         columns: setting -> (`linear`, `log` or `choice`; one value per trial).
@@ -141,5 +141,5 @@ def shown_range(values: Sequence[float], always: Sequence[float] = ()) -> tuple[
     lower, upper = np.quantile(finite, [0.25, 0.75])
     high = max([min(float(finite.max()), float(upper + 3 * (upper - lower)) + 1e-9), *always])
     low = min([float(finite.min()), *always])
-    margin = 0.05 * (high - low) or 0.05 * abs(high) or 0.05
+    margin = 0.07 * (high - low) or 0.05 * abs(high) or 0.05
     return low - margin, high + margin

@@ -10,9 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from cmp.report import answer, figures, sections, setting_figures
+from cmp.report import answer, example_cards, figures, method, sections, setting_figures, trials_table
 from cmp.report.figures import Variants
 from cmp.report.text import Markup, escape
 from cmp.report.view import SearchView, build
@@ -20,6 +18,8 @@ from cmp.results.examples import ExampleSet, load_examples
 from cmp.results.folder import ResultsFolder, replacing
 from cmp.results.history import History
 from cmp.results.journal import read_events
+from cmp.results.space_file import read_space_file
+from cmp.space.space import Space
 
 RELOAD_SECONDS = 15
 """How often an open page reads itself again while the search runs."""
@@ -32,45 +32,39 @@ def write_page(folder: Path) -> Path:
     """Build report.html of a results folder from its journal, replacing the old one in one step.
 
     Args:
-        folder: a results folder; one without a journal gives a page that says so.
+        folder: a results folder; one without a journal yet gives a page that says so.
 
     Returns:
         The path of the page.
 
     Raises:
         JournalError: the journal is damaged before its last line.
+        FileNotFoundError: there is no space.yaml, so this is no results folder.
     """
     results = ResultsFolder(Path(folder))
-    space = _read_space(results.space)
-    view = build(History.from_events(read_events(results.journal)), space)
-    page = render(view, space, load_examples(results.best / "examples.json"))
+    plain_space = read_space_file(results.space)
+    history = History.from_events(read_events(results.journal))
+    view = build(history, Space.from_dict(plain_space, results.space))
+    page = render(view, plain_space, load_examples(results.best / "examples.json"), results)
     with replacing(results.report) as temporary, temporary.open("w", encoding="utf-8", errors="replace") as file:
         file.writelines(page)
     return results.report
 
 
-def _read_space(path: Path) -> dict[str, Any]:
-    try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_loader())
-    except FileNotFoundError:
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
-@cache
-def _loader() -> Any:
-    """The C loader where PyYAML has it: ten times faster."""
-    return getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-
-
-def render(view: SearchView, space: dict[str, Any], examples: ExampleSet | None) -> list[str]:
+def render(
+    view: SearchView, plain_space: dict[str, Any], examples: ExampleSet | None, results: ResultsFolder
+) -> list[str]:
     """The page's HTML in pieces, to be written one after the other."""
     plots: dict[str, Variants] = {}
-    body = _body(view, space, examples, plots)
+    body = _body(view, plain_space, examples, results, plots)
     title = f"{view.name} · {answer.BADGES[view.state]}"
     running = view.state == "running"
     refresh = f'<noscript><meta http-equiv="refresh" content="{RELOAD_SECONDS}"></noscript>' if running else ""
-    facts = {"reload": RELOAD_SECONDS if running else None, "plots": plots, "name": view.name}
+    facts = {
+        "reload": RELOAD_SECONDS if running else None,
+        "plots": plots,
+        "trials": {t.number: figures.hover(t) for t in view.trials},
+    }
     head = f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>
 <meta name="viewport" content="width=device-width, initial-scale=1"><meta name="color-scheme" content="light dark">
@@ -90,20 +84,41 @@ def render(view: SearchView, space: dict[str, Any], examples: ExampleSet | None)
     ]
 
 
-def _body(view: SearchView, space: dict[str, Any], examples: ExampleSet | None, plots: dict[str, Variants]) -> Markup:
+def _body(
+    view: SearchView,
+    plain_space: dict[str, Any],
+    examples: ExampleSet | None,
+    results: ResultsFolder,
+    plots: dict[str, Variants],
+) -> Markup:
     """All sections that have something to say, in order; their figures are added to `plots`."""
-    parts: list[tuple[str, str, Markup]] = [("answer", "Answer", answer.answer(view))]
+    parts: list[tuple[str, str, Markup]] = [("answer", "Answer", answer.answer(view, _typed(view, results)))]
     if view.scored:
         parts += _plotted(view, plots)
     if examples is not None and examples.examples:
-        parts.append(("examples", "Examples", sections.examples(examples)))
+        parts.append(("examples", "Examples", example_cards.examples(examples)))
     if view.trials:
-        parts.append(("trials-section", "Trials", sections.trials_table(view)))
-    parts.append(("method", "How it was made", sections.method(view, space)))
+        parts.append(("trials-section", "Trials", trials_table.trials_table(view)))
+    parts.append(("method", "How it was made", method.method(view, plain_space, _files(results))))
     blocks = [
         f'<section id="{key}"><h2>{escape(title)}</h2>{content}</section>' for key, title, content in parts if content
     ]
     return answer.header(view, [(key, title) for key, title, _ in parts]) + "\n".join(blocks)
+
+
+def _typed(view: SearchView, results: ResultsFolder) -> str | None:
+    """The results folder as a reader would type it where the search was started; None without a best compressor."""
+    if not (results.best / "config.json").exists():
+        return None
+    typed = Path(view.space.fixed["save_root"]) / view.name
+    return str(typed if typed.name == results.path.name else results.path)
+
+
+def _files(results: ResultsFolder) -> list[str]:
+    """What lies beside the page and is worth opening."""
+    paths = (results.journal, results.space, results.trials_csv, results.results_parquet)
+    names = [path.name for path in paths if path.exists()]
+    return [*names, "best/"] if results.best.exists() else names
 
 
 def _plotted(view: SearchView, plots: dict[str, Variants]) -> list[tuple[str, str, Markup]]:

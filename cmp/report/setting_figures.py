@@ -12,7 +12,8 @@ import numpy as np
 from cmp.report import text
 from cmp.report.figures import Figure, Variants, bounds, markers, ring
 from cmp.report.numbers import Importance, importances, shown_range
-from cmp.report.view import OUTCOMES, Domain, SearchView, TrialView
+from cmp.report.view import OUTCOMES, SearchView, TrialView, scale
+from cmp.space.domains import Choice, Domain
 
 
 def ranked_settings(view: SearchView) -> list[Importance]:
@@ -20,17 +21,11 @@ def ranked_settings(view: SearchView) -> list[Importance]:
     trials = [t for t in view.trials if (t.best and not t.failed) or t.record.kind == "diverged"]
     losses = [math.inf if t.failed else t.loss for t in trials]
     columns = {
-        name: (_scale(domain), [view.of(t, name) for t in trials])
+        name: (scale(domain), [view.of(t, name) for t in trials])
         for name, domain in view.domains.items()
         if all(view.of(t, name) is not None for t in trials)
     }
     return importances(columns, losses)
-
-
-def _scale(domain: Domain) -> str:
-    if domain.is_choice:
-        return "choice"
-    return "log" if domain.is_log else "linear"
 
 
 def importance_bars(found: Sequence[Importance]) -> Variants:
@@ -73,10 +68,10 @@ def slice_plot(view: SearchView, setting: str) -> Variants:
         trials = [t for t in shown if t.group == group]
         if trials:
             x = [_position(domain, view, t, setting) for t in trials]
-            data.append(markers(view, group, trials, x, [t.loss for t in trials]))
+            data.append(markers(group, trials, x, [t.loss for t in trials]))
     if view.best in shown and view.best is not None:
         data.append(ring(_position(domain, view, view.best, setting), view.best.loss))
-    values, shapes, _ = bounds(view)
+    _, shapes, _ = bounds(view)
     span = shown_range([t.loss for t in shown]) or (0.0, 1.0)
     inside = [s for s in shapes if span[0] <= s["y0"] <= span[1]]
     layout = {
@@ -91,23 +86,23 @@ def slice_plot(view: SearchView, setting: str) -> Variants:
 def _position(domain: Domain, view: SearchView, trial: TrialView, setting: str) -> Any:
     """The value, or for a choice its place, moved aside a little by the trial's number so that points do not cover."""
     value = view.of(trial, setting)
-    if not domain.is_choice:
+    if not isinstance(domain, Choice):
         return value
     return _choice_index(domain, value) + 0.36 * ((trial.number * 0.618) % 1 - 0.5)
 
 
-def _choice_index(domain: Domain, value: Any) -> int:
+def _choice_index(domain: Choice, value: Any) -> int:
     labels = [str(v) for v in domain.values]
     return labels.index(str(value)) if str(value) in labels else len(labels)
 
 
 def _setting_axis(domain: Domain) -> Figure:
-    if domain.is_choice:
+    if isinstance(domain, Choice):
         places = list(range(len(domain.values)))
         labels = [text.escape(text.setting(v)) for v in domain.values]
         return {"tickvals": places, "ticktext": labels, "range": [-0.5, len(places) - 0.5], "zeroline": False}
-    low, high = (float(v) for v in domain.values[:2])
-    if domain.is_log:
+    low, high = (float(v) for v in domain.extremes())
+    if scale(domain) == "log":
         return {"type": "log", **_log_ticks(low, high)}
     return {"nticks": 5}
 
@@ -128,32 +123,44 @@ def parallel(view: SearchView) -> Variants:
     losses = [t.loss for t in trials]
     dimensions = [_dimension(view, name, domain, trials) for name, domain in view.domains.items()]
     span = [min(losses), max(losses)] if losses else [0.0, 1.0]
-    dimensions.append({"label": "val_loss", "values": losses, "range": [span[0], span[1] if span[1] > span[0] else span[0] + 1]})
+    dimensions.append(
+        {"label": "val_loss", "values": losses, "range": [span[0], span[1] if span[1] > span[0] else span[0] + 1]}
+    )
     usual = float(np.quantile(losses, 0.75)) if losses else 1.0
-    colour = {
-        "color": losses,
-        "cmin": span[0],
-        "cmax": usual if usual > span[0] else span[0] + 1e-6,
-        "colorscale": [[0, "@best"], [0.25, "@accent"], [1, "@pale"]],
+    colour = {  # plotly draws the highest value last, in front
+        "color": [-value for value in losses],
+        "cmin": -(usual if usual > span[0] else span[0] + 1e-6),
+        "cmax": -span[0],
+        "colorscale": [[0, "@pale" if len(trials) > 60 else "@soft"], [0.75, "@accent"], [1, "@best"]],
     }
-    trace = {"type": "parcoords", "line": colour, "dimensions": dimensions, "labelfont": {"size": 12, "color": "@ink"},
-             "tickfont": {"size": 11, "color": "@ink"}, "rangefont": {"size": 1, "color": "rgba(0,0,0,0)"},
-             "unselected": {"line": {"color": "@line", "opacity": 0.3}}}
+    trace = {
+        "type": "parcoords",
+        "line": colour,
+        "dimensions": dimensions,
+        "labelfont": {"size": 12, "color": "@ink"},
+        "tickfont": {"size": 11, "color": "@ink"},
+        "rangefont": {"size": 1, "color": "rgba(0,0,0,0)"},
+        "unselected": {"line": {"color": "@line", "opacity": 0.3}},
+    }
     return {"val_loss": {"data": [trace], "layout": {"margin": {"l": 56, "r": 56, "t": 48, "b": 24}}}}
 
 
 def _dimension(view: SearchView, name: str, domain: Domain, trials: Sequence[TrialView]) -> Figure:
     values = [view.of(t, name) for t in trials]
     label = text.escape(name)
-    if domain.is_choice:
+    if isinstance(domain, Choice):
         places = list(range(len(domain.values)))
         ticks = {"tickvals": places, "ticktext": [text.setting(v) for v in domain.values]}
         return {"label": label, "values": [_choice_index(domain, v) for v in values], **ticks}
-    low, high = (float(v) for v in domain.values[:2])
-    if not domain.is_log:
+    low, high = (float(v) for v in domain.extremes())
+    if scale(domain) != "log":
         return {"label": label, "values": values, "range": [low, high]}
     axis = _log_ticks(low, high)
-    places = [math.log10(tick) for tick in axis["tickvals"]]
     span = [math.log10(low), math.log10(high)]
-    return {"label": label, "values": [math.log10(v) for v in values], "range": span, "tickvals": places,
-            "ticktext": axis["ticktext"]}
+    return {
+        "label": label,
+        "values": [math.log10(v) for v in values],
+        "range": span,
+        "tickvals": [math.log10(tick) for tick in axis["tickvals"]],
+        "ticktext": axis["ticktext"],
+    }

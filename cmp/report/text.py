@@ -45,12 +45,12 @@ def setting(value: Any) -> str:
 
 
 def duration(seconds: float) -> str:
-    """The two largest units: 1 h 12 min, 3 min 20 s, 48 s."""
+    """The two largest units, never broken over lines: 1 h 12 min, 3 min 20 s, 48 s."""
     seconds = round(seconds)
     parts = [(seconds // 86400, "d"), (seconds // 3600 % 24, "h"), (seconds // 60 % 60, "min"), (seconds % 60, "s")]
     first = next((i for i, (amount, _) in enumerate(parts) if amount), 3)
     shown = [f"{amount} {unit}" for amount, unit in parts[first : first + 2] if amount]
-    return " ".join(shown) or "0 s"
+    return "\u00a0".join(shown).replace(" ", "\u00a0") or "0\u00a0s"
 
 
 def plural(number: int, noun: str) -> str:

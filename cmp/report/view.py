@@ -12,27 +12,17 @@ from functools import cached_property
 from typing import Any
 
 from cmp.results.history import History, TrialRecord, is_finite
+from cmp.space.domains import Choice, Domain, LogInt, LogUniform
+from cmp.space.space import Space
 
-DOMAINS = ("uniform", "loguniform", "int", "logint", "choice")
 OUTCOMES = ("finished", "stopped", "running", "failed")
 
 
-@dataclass(frozen=True)
-class Domain:
-    """How a searched setting is drawn: one of `DOMAINS` and its ends or values."""
-
-    kind: str
-    values: tuple[Any, ...]
-
-    @property
-    def is_log(self) -> bool:
-        """Whether distances are ratios."""
-        return self.kind in ("loguniform", "logint")
-
-    @property
-    def is_choice(self) -> bool:
-        """Whether values are labels rather than numbers."""
-        return self.kind == "choice"
+def scale(domain: Domain) -> str:
+    """How a searched setting is laid out: `choice` (labels), `log` (distances are ratios) or `linear`."""
+    if isinstance(domain, Choice):
+        return "choice"
+    return "log" if isinstance(domain, LogUniform | LogInt) else "linear"
 
 
 @dataclass(frozen=True)
@@ -116,23 +106,24 @@ class SearchView:
 
     Args:
         state: `empty`, `running`, `lost` (its process is gone without a word), `interrupted` or `completed`.
-        fixed: settings with one value for all trials, and whatever else space.yaml records.
-        domains: the searched settings, in file order.
-        search: the `search` section of space.yaml.
+        space: the resolved space.
     """
 
     history: History
     state: str
-    fixed: dict[str, Any]
-    domains: dict[str, Domain]
-    search: dict[str, Any]
+    space: Space
     trials: tuple[TrialView, ...]
     clock: Clock
 
     @property
     def name(self) -> str:
         """The search's name."""
-        return str(self.fixed.get("exp_name", "search"))
+        return self.space.name
+
+    @property
+    def domains(self) -> dict[str, Domain]:
+        """The searched settings, in file order."""
+        return self.space.searched
 
     @property
     def updated(self) -> float | None:
@@ -173,57 +164,36 @@ class SearchView:
     @property
     def rungs(self) -> list[int]:
         """Epochs at which the scheduler compares trials, below the longest trial's end."""
-        rung, factor = int(self.search.get("grace_period", 1)), int(self.search.get("reduction_factor", 3))
-        last = max((int(v) for v in self.values("n_epochs")), default=1)
+        rung, factor = self.space.search.grace_period, self.space.search.reduction_factor
+        last = self.space.max_epochs
         rungs = []
         while factor > 1 and 0 < rung < last:
             rungs.append(rung)
             rung *= factor
         return rungs
 
-    def values(self, setting: str) -> list[Any]:
-        """The ends or choices of a searched setting; the one value of a fixed one."""
-        if setting in self.domains:
-            return list(self.domains[setting].values)
-        return [self.fixed[setting]] if self.fixed.get(setting) is not None else []
-
     def of(self, trial: TrialView, setting: str) -> Any:
         """The value of `setting` in `trial`, searched or fixed."""
-        return trial.record.settings.get(setting, self.fixed.get(setting))
+        return trial.record.settings.get(setting, self.space.fixed.get(setting))
 
     def vectors(self, trial: TrialView) -> int:
         """Number of memory vectors of a trial."""
-        return int(self.of(trial, "n_cmps") or 0)
+        return int(self.of(trial, "n_cmps"))
 
 
-def build(history: History, space: Mapping[str, Any]) -> SearchView:
-    """What the page shows of a history and the resolved space of space.yaml."""
-    fixed, domains = split_space(space)
-    search = dict(fixed.pop("search", None) or {})
+def build(history: History, space: Space) -> SearchView:
+    """What the page shows of a history and the space that it searched."""
     state = _state(history)
     trials = tuple(
-        TrialView(record, _planned_loops({**fixed, **record.settings}), state == "running")
+        TrialView(record, _planned_loops({**space.fixed, **record.settings}), state == "running")
         for _, record in sorted(history.trials.items())
     )
     clock = Clock(tuple((session.started, session.seen) for session in history.sessions))
-    return SearchView(history, state, fixed, domains, search, trials, clock)
-
-
-def split_space(space: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Domain]]:
-    """Fixed values and domains of a resolved space, each in file order."""
-    fixed: dict[str, Any] = {}
-    domains: dict[str, Domain] = {}
-    for name, value in space.items():
-        kind = next((k for k in DOMAINS if isinstance(value, dict) and k in value), None)
-        if isinstance(value, dict) and kind:
-            domains[name] = Domain(kind, tuple(value[kind]))
-        else:
-            fixed[name] = value
-    return fixed, domains
+    return SearchView(history, state, space, trials, clock)
 
 
 def _planned_loops(settings: Mapping[str, Any]) -> int:
-    return int(settings.get("n_epochs") or 0) * int(settings.get("n_train_loops") or 0)
+    return int(settings["n_epochs"]) * int(settings["n_train_loops"])
 
 
 def _state(history: History) -> str:

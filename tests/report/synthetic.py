@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
+from cmp.results.space_file import write_space_file
+from cmp.space.space import Space
 
 NO_CONTEXT, FULL_CONTEXT = 2.5214, 1.5271
 EPOCHS, LOOPS_PER_EPOCH = 9, 100
@@ -107,9 +108,19 @@ def metrics(settings: dict[str, Any], epoch: int, val_loss: float, seconds: floa
 class Simulation:
     """A search in simulated time: `slots` trials at once, ASHA, some failures."""
 
-    def __init__(self, n_trials: int, *, slots: int, seed: int, failures: dict[int, str], harmful: bool = False) -> None:
+    def __init__(
+        self,
+        n_trials: int,
+        *,
+        slots: int,
+        seed: int,
+        failures: dict[int, str],
+        harmful: bool = False,
+        from_epoch: int = 2,
+    ) -> None:
         self.rng = random.Random(seed)
         self.n_trials, self.failures, self.harmful = n_trials, failures, harmful
+        self.from_epoch = from_epoch
         self.free_at = [START + 5.0] * slots
         self.rungs: dict[int, list[float]] = {1: [], 3: []}
         self.events: list[dict[str, Any]] = []
@@ -131,7 +142,7 @@ class Simulation:
         seconds, now = self.rng.uniform(7.0, 11.0), start + 0.5
         for epoch in range(1, EPOCHS + 1):
             now += seconds
-            if number in self.failures and epoch >= 2:
+            if number in self.failures and epoch >= self.from_epoch:
                 return self.fail(number, epoch - 1, now)
             loss = loss_at(settings, epoch, self.rng) + (1.4 if self.harmful else 0.0)
             self.add(now, "reported", trial=number, epoch=epoch, metrics=metrics(settings, epoch, loss, seconds))
@@ -188,12 +199,12 @@ def events_of(kind: str) -> list[dict[str, Any]]:
         return Simulation(1, slots=1, seed=4, failures={}).run()
     if kind == "failed":
         kinds = ["diverged", "out_of_memory", "failed"]
-        return Simulation(5, slots=2, seed=5, failures={n: kinds[n % 3] for n in range(5)}).run()
+        return Simulation(5, slots=2, seed=5, failures={n: kinds[n % 3] for n in range(5)}, from_epoch=1).run()
     if kind == "harmful":
         return Simulation(8, slots=2, seed=3, failures={}, harmful=True).run()
     if kind == "many":
-        return Simulation(500, slots=8, seed=7, failures={n: "diverged" for n in range(11, 500, 40)}).run()
-    typical = Simulation(12, slots=2, seed=2, failures={5: "diverged"}).run()
+        return Simulation(500, slots=8, seed=7, failures=dict.fromkeys(range(11, 500, 40), "diverged")).run()
+    typical = Simulation(12, slots=2, seed=2, failures={3: "diverged"}).run()
     if kind == "typical":
         return typical
     cut = typical[: int(len(typical) * 0.62)]
@@ -211,7 +222,7 @@ def examples() -> dict[str, Any]:
     target = " went to find him. Behind a big tree she saw the dog, fast asleep on the ball. Lily laughed."
     rows = [(1, 2.31, 1.22, 1.20), (57, 2.50, 1.71, 1.51), (191, 2.66, 1.95, 1.58), (384, 2.12, 2.05, 1.31)]
     return {
-        "trial": 0,
+        "trial": 7,
         "epoch": 9,
         "scored": 384,
         "examples": [
@@ -221,9 +232,9 @@ def examples() -> dict[str, Any]:
                 "context": context,
                 "target": target,
                 "continuations": {
-                    "no_context": " the boy was very happy. He said, \"I want to play with you.\" They played all day.",
+                    "no_context": ' the boy was very happy. He said, "I want to play with you." They played all day.',
                     "memory": " went into the forest to look for her dog. She found him under a tree with the ball.",
-                    "full_context": " went to find the dog. She looked behind a big tree and saw the ball. Lily smiled.",
+                    "full_context": " went to find the dog. She looked behind a big tree and saw the ball.",
                 },
                 "losses": {"no_context": no, "memory": memory, "full_context": full, "reconstruction": 0.84},
                 "reconstruction": context.replace("red ball", "blue ball").replace("boots", "shoes"),
@@ -237,8 +248,8 @@ def write_folder(folder: Path, kind: str) -> Path:
     """Write space.yaml, journal.jsonl, logs and (where a trial succeeded) examples; returns `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     events = events_of(kind)
-    resolved = SPACE | {"versions": events[0]["versions"], "commit": events[0]["commit"]}
-    (folder / "space.yaml").write_text(yaml.safe_dump(resolved, sort_keys=False), encoding="utf-8")
+    space = Space.from_dict(SPACE | {"search": {**SPACE["search"], "num_samples": 500 if kind == "many" else 12}})
+    write_space_file(folder / "space.yaml", space.to_dict(), events[0]["versions"], events[0]["commit"])
     lines = [json.dumps(event) + "\n" for event in events]
     (folder / "journal.jsonl").write_text("".join(lines), encoding="utf-8")
     for event in events:
@@ -248,6 +259,7 @@ def write_folder(folder: Path, kind: str) -> Path:
             log.write_text(f"Traceback: {event['reason']}\n", encoding="utf-8")
     if kind in ("typical", "running", "many"):
         (folder / "best").mkdir(exist_ok=True)
+        (folder / "best" / "config.json").write_text("{}", encoding="utf-8")
         (folder / "best" / "examples.json").write_text(json.dumps(examples()), encoding="utf-8")
     return folder
 

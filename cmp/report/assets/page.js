@@ -20,7 +20,7 @@
     if (typeof value === "string") {
       return value[0] === "@" ? getComputedStyle(document.documentElement).getPropertyValue("--" + value.slice(1)).trim() : value;
     }
-    if (Array.isArray(value)) return value.length && typeof value[0] === "number" ? value : value.map(coloured);
+    if (Array.isArray(value)) return value.length > 3 && typeof value[0] === "number" ? value : value.map(coloured);
     if (value && typeof value === "object") {
       return Object.fromEntries(Object.entries(value).map(([name, item]) => [name, coloured(item)]));
     }
@@ -35,7 +35,7 @@
       paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", dragmode: false, hovermode: "closest",
       margin: small ? { l: 44, r: 8, t: 8, b: 32 } : { l: 56, r: 12, t: 44, b: 44 },
       xaxis: axis, yaxis: axis,
-      legend: { orientation: "h", x: 0, xanchor: "left", y: 1, yanchor: "bottom", yref: "container", font: { size: narrow ? 11 : 12 },
+      legend: { orientation: "h", x: 0, xanchor: "left", y: 1, yanchor: "top", yref: "container", font: { size: narrow ? 11 : 12 },
                 itemsizing: "constant" },
       hoverlabel: { bgcolor: "@card", bordercolor: "@line", font: { color: "@ink", size: 12 }, align: "left" },
     });
@@ -62,7 +62,9 @@
     }
     const layout = merged(commonLayout(node), coloured(figure.layout));
     const config = { displayModeBar: false, responsive: true, scrollZoom: false, doubleClick: "reset+autosize" };
-    return Plotly.react(node, coloured(figure.data), layout, config).then(() => {
+    const data = coloured(figure.data);
+    for (const trace of data) if (trace.hovertext === "trial") trace.hovertext = trace.customdata.map((n) => facts.trials[n]);
+    return Plotly.react(node, data, layout, config).then(() => {
       if (node.dataset.clicks) return;
       node.dataset.clicks = "yes";
       node.on("plotly_click", (event) => showTrial(event.points[0].customdata));
@@ -147,7 +149,7 @@
   }
   function tellTime() {
     const past = ago(Date.now() / 1000 - Number(updated.dataset.seconds));
-    updated.textContent = past || new Date(updated.dataset.seconds * 1000).toLocaleString();
+    updated.textContent = past || new Date(updated.dataset.seconds * 1000).toLocaleString(undefined, { dateStyle: "medium", timeStyle: "short" });
   }
   function readAgain() { // not while hidden, being used, or holding a selection
     const busy = document.hidden || Date.now() - touched < 5000 || String(getSelection());

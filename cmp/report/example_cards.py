@@ -1,0 +1,63 @@
+"""Validation examples side by side: what was read, what is written from the memory, and from the two bounds."""
+
+import difflib
+import re
+
+from cmp.report import text
+from cmp.report.text import Markup, escape
+from cmp.results.examples import Example, ExampleSet
+
+
+def examples(found: ExampleSet) -> Markup:
+    """Validation windows side by side, least lost first, worst last."""
+    last = len(found.examples) - 1
+    cards = "".join(_card(e, found.scored, is_open=i in (0, last)) for i, e in enumerate(found.examples))
+    source = f'<a href="#trial-{found.trial}">trial {found.trial}</a>, epoch {found.epoch}'
+    return f"""<p>Greedy continuations from {source}, on texts it was not trained on. {text.count(found.scored)} were
+scored and ranked by what the memory loses against the full context; shown are the best, some in between, and the worst.
+Losses are on the true continuation, nats per token.</p>{cards}"""
+
+
+def _card(example: Example, scored: int, *, is_open: bool) -> Markup:
+    losses, written = example.losses, example.continuations
+    gap = losses.no_context - losses.full_context
+    recovered = (
+        f"recovered {text.percent((losses.no_context - losses.memory) / gap)}"
+        if gap > 0
+        else "the context does not help"
+    )
+    rank = "the worst" if example.place == scored and scored > 1 else f"place {text.count(example.place)}"
+    columns = [
+        ("no context", written.no_context, losses.no_context, ""),
+        ("memory", written.memory, losses.memory, " memory"),
+        ("full context", written.full_context, losses.full_context, ""),
+    ]
+    cells = "".join(
+        f'<div class="text{kind}"><h4>{name}<span>{text.loss(value)}</span></h4><p>{escape(body.strip())}</p></div>'
+        for name, body, value, kind in columns
+    )
+    return f"""<details class="example"{" open" if is_open else ""}>
+<summary>{rank} of {text.count(scored)} <small>{recovered}</small></summary>
+<div class="texts source"><div class="text"><h4>context</h4><p>{escape(example.context.strip())}</p></div>
+{_reconstruction(example)}
+<div class="text"><h4>what really follows</h4><p>{escape(example.target.strip())}</p></div></div>
+<div class="texts three">{cells}</div></details>"""
+
+
+def _reconstruction(example: Example) -> Markup:
+    if example.reconstruction is None:
+        return ""
+    value = example.losses.reconstruction
+    shown = f"<span>{text.loss(value)}</span>" if value is not None else ""
+    body = marked_differences(example.context.strip(), example.reconstruction.strip())
+    return f'<div class="text"><h4>reconstruction{shown}</h4><p>{body}</p></div>'
+
+
+def marked_differences(original: str, copy: str) -> Markup:
+    """`copy` as HTML with every word that differs from `original` marked."""
+    old, new = re.findall(r"\s+|\S+", original), re.findall(r"\s+|\S+", copy)
+    parts = []
+    for kind, _, _, start, end in difflib.SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
+        body = escape("".join(new[start:end]))
+        parts.append(body if kind == "equal" or not body.strip() else f"<mark>{body}</mark>")
+    return "".join(parts)

@@ -1,0 +1,37 @@
+"""How it was made: run, software, hardware, data, what each number means, the resolved space."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import yaml
+
+from cmp.report import text
+from cmp.report.definitions import DEFINITIONS
+from cmp.report.text import Markup, escape
+from cmp.report.view import SearchView
+
+
+def method(view: SearchView, plain_space: Mapping[str, Any], files: Sequence[str]) -> Markup:
+    """Where the numbers come from: run, software, hardware, data, definitions, the resolved space."""
+    session = view.session
+    seeds = f"trials {text.setting(view.space.fixed.get('seed'))}, search {view.space.search.seed}"
+    facts: dict[str, Any] = {"seed": seeds}
+    skipped = ("event", "time", "run", "num_samples")
+    facts |= {key: value for key, value in session.items() if key not in skipped}
+    rows = "".join(f"<dt>{escape(k.replace('_', ' '))}</dt><dd>{_fact(v)}</dd>" for k, v in facts.items())
+    words = "".join(f"<div><dt>{escape(k)}</dt><dd>{escape(v)}</dd></div>" for k, v in DEFINITIONS)
+    links = ", ".join(f'<a href="{escape(name)}">{escape(name)}</a>' for name in files)
+    resolved = yaml.safe_dump(dict(plain_space), sort_keys=False, allow_unicode=True)
+    return f"""<h3>This run</h3><dl class="facts">{rows}</dl>
+<h3>What the numbers mean</h3><dl class="words">{words}</dl>
+<details><summary>The resolved space: every setting, defaults filled in</summary><pre>{escape(resolved)}</pre></details>
+<p class="note">Beside this page: {links}. Everything shown comes from journal.jsonl and space.yaml, the examples from
+best/examples.json.</p>"""
+
+
+def _fact(value: Any) -> Markup:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{escape(k)} {_fact(v)}" for k, v in value.items()) or "–"
+    if isinstance(value, list | tuple):
+        return ", ".join(_fact(v) for v in value) or "–"
+    return escape(text.count(value) if isinstance(value, int) and abs(value) >= 100_000 else text.setting(value))
