@@ -1,0 +1,234 @@
+"""Tokenized documents on disk: made once, mapped into memory by every trial. Called by `train.data`.
+
+    <data root>/tokens/<fingerprint>/
+        train.arrow         Arrow IPC file, one column `tokens` of lists, one row per document
+        validation.arrow    where the data set has its own validation split
+        facts.json          counts, time taken, what the fingerprint was made of
+
+Values of the column lie flat in the file as uint16 (uint32 where the vocabulary needs it), so reading them copies
+nothing. Of pairs, even rows are contexts and odd rows their targets. A folder appears by rename when it is complete;
+whoever wants it meanwhile waits at a lock. A killed tokenization leaves a `.partial` folder; the next one removes it.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock
+
+from cmp.space.cache_root import cache_root
+from cmp.space.settings import TrialSettings
+from cmp.train.data.columns import Document
+from cmp.train.data.documents import Documents, data_identity, open_documents
+from cmp.train.data.errors import DataError
+from cmp.train.data.progress import progress_bar
+from cmp.train.data.tokenize import Encode, encoder, tokenize
+
+FORMAT = 1  # raise when what is written, or how documents are read or tokenized, changes
+SPLITS = ("train", "validation")
+
+
+@dataclass(frozen=True)
+class Column:
+    """Tokens of one split: those of row r are `tokens[offsets[r] : offsets[r + 1]]`.
+
+    Args:
+        tokens: flat, uint16 or uint32, memory-mapped.
+        offsets: (rows + 1,) int64.
+    """
+
+    tokens: np.ndarray
+    offsets: np.ndarray
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """(rows,) tokens of each row."""
+        return np.diff(self.offsets)
+
+
+@dataclass(frozen=True)
+class TokenCache:
+    """A complete cache folder, opened.
+
+    Args:
+        folder: where it is.
+        fingerprint: of everything that shapes its content.
+        facts: what `facts.json` holds.
+        columns: by split.
+        was_there: False where this call tokenized it.
+    """
+
+    folder: Path
+    fingerprint: str
+    facts: dict[str, Any]
+    columns: dict[str, Column]
+    was_there: bool
+
+    @property
+    def pairs(self) -> bool:
+        """Whether rows are contexts and targets in turn."""
+        return bool(self.facts["pairs"])
+
+
+def cached_tokens(settings: TrialSettings, tokenizer: Any, *, progress: bool = False) -> TokenCache:
+    """Open the tokenized documents of a data set, tokenizing them first if nobody has yet.
+
+    Args:
+        settings: which data set, and where caches are.
+        tokenizer: of the model that will read the tokens.
+        progress: show a bar where a person is watching.
+
+    Raises:
+        DataError: the data cannot be read, hold no text, or there is no space for their tokens.
+    """
+    identity = data_identity(settings)
+    fingerprint = cache_fingerprint(identity, tokenizer)
+    folder = cache_root(settings.data_root) / "tokens" / fingerprint
+    was_there = (folder / "facts.json").is_file()
+    if not was_there:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder.with_suffix(".lock")):
+            was_there = (folder / "facts.json").is_file()
+            if not was_there:
+                _make(
+                    folder, partial(_fill, settings=settings, tokenizer=tokenizer, identity=identity, progress=progress)
+                )
+    return _open(folder, fingerprint, was_there)
+
+
+def cache_fingerprint(identity: dict[str, Any], tokenizer: Any) -> str:
+    """Hash of the format, the data's identity and the whole tokenizer."""
+    content = json.dumps([FORMAT, identity, tokenizer_fingerprint(tokenizer)], sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()[:24]
+
+
+def tokenizer_fingerprint(tokenizer: Any) -> str:
+    """Hash of what the tokenizer does to a text: its vocabulary, merges, normalizer and splitting rules."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    content = (
+        backend.to_str()
+        if backend is not None
+        else json.dumps([repr(type(tokenizer)), tokenizer.get_vocab()], sort_keys=True)
+    )
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
+def _make(folder: Path, fill: Callable[[Path], None]) -> None:
+    """Fill a partial folder and give it its name. The caller holds the lock, so older partial ones are dead."""
+    partial_folder = folder.with_suffix(".partial")
+    shutil.rmtree(partial_folder, ignore_errors=True)
+    partial_folder.mkdir()
+    try:
+        fill(partial_folder)
+        shutil.rmtree(folder, ignore_errors=True)
+        partial_folder.rename(folder)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DataError(
+                "data_root", f"no space left for tokens in {folder.parent}; choose another data_root"
+            ) from error
+        raise
+    finally:
+        shutil.rmtree(partial_folder, ignore_errors=True)
+
+
+def _fill(folder: Path, settings: TrialSettings, tokenizer: Any, identity: dict[str, Any], progress: bool) -> None:
+    documents = open_documents(settings)
+    encode, dtype = encoder(tokenizer)
+    workers = settings.n_data_procs or _cores()
+    began = time.perf_counter()
+    rows, tokens = {}, {}
+    for name in SPLITS:
+        if name in documents.splits:
+            texts = _texts(documents, name, progress)
+            rows[name], tokens[name] = _write_column(folder / f"{name}.arrow", texts, encode, dtype, workers)
+    if not sum(tokens.values()):
+        raise DataError(
+            "text_column" if settings.text_column else "dataset",
+            f"{settings.dataset} holds no text: every document is empty",
+        )
+    facts = {
+        "pairs": documents.pairs,
+        "rows": rows,
+        "tokens": tokens,
+        "seconds": time.perf_counter() - began,
+        "workers": workers,
+        "revision": documents.revision,
+        "dataset": settings.dataset,
+        "identity": identity,
+        "tokenizer": tokenizer_fingerprint(tokenizer),
+        "format": FORMAT,
+    }
+    (folder / "facts.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    for path in folder.iterdir():
+        _sync(path)
+
+
+def _texts(documents: Documents, name: str, progress: bool) -> Iterator[str]:
+    """The texts of a split, with a bar that counts documents; of a pair first the context, then the target."""
+    split = documents.splits[name]
+    rows: Iterable[Document] = progress_bar(split.documents(), f"tokenizing {name}", split.total, show=progress)
+    return chain.from_iterable(row if isinstance(row, tuple) else (row,) for row in rows)
+
+
+def _write_column(path: Path, texts: Iterable[str], encode: Encode, dtype: np.dtype, workers: int) -> tuple[int, int]:
+    """Tokenize `texts` into an Arrow file; returns rows and tokens.
+
+    Tokens go to a raw file first: an Arrow file of one record batch, which alone is flat in memory, needs its length
+    before its content.
+    """
+    import pyarrow
+
+    raw = path.with_suffix(".raw")
+    lengths = []
+    with raw.open("wb") as stream:
+        for chunk in tokenize(texts, encode, workers):
+            stream.write(chunk.ids.astype(dtype, copy=False).data)
+            lengths.append(chunk.lengths)
+    offsets = np.concatenate([[0], *lengths]).cumsum(dtype=np.int64)
+    tokens = np.memmap(raw, dtype, mode="r") if offsets[-1] else np.empty(0, dtype)
+    column = pyarrow.LargeListArray.from_arrays(offsets, pyarrow.array(tokens))
+    with pyarrow.OSFile(str(path), "wb") as sink:
+        batch = pyarrow.record_batch([column], names=["tokens"])
+        with pyarrow.ipc.new_file(sink, batch.schema) as writer:
+            writer.write_batch(batch)
+    raw.unlink()
+    return len(offsets) - 1, int(offsets[-1])
+
+
+def _open(folder: Path, fingerprint: str, was_there: bool) -> TokenCache:
+    facts = json.loads((folder / "facts.json").read_text(encoding="utf-8"))
+    columns = {name: _open_column(folder / f"{name}.arrow") for name in SPLITS if name in facts["rows"]}
+    return TokenCache(folder, fingerprint, facts, columns, was_there)
+
+
+def _open_column(path: Path) -> Column:
+    """Map a column into memory; the arrays keep the map alive."""
+    import pyarrow
+
+    table = pyarrow.ipc.open_file(pyarrow.memory_map(str(path))).read_all()
+    column = table.column("tokens").chunk(0)
+    return Column(column.values.to_numpy(), column.offsets.to_numpy())
+
+
+def _cores() -> int:
+    """The cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

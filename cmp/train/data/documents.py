@@ -1,0 +1,170 @@
+"""From the `dataset` setting to documents: what it names, what identifies it, and its texts. Called by `cache`.
+
+Built-in names come first (`pydoc`, `openwebtext`, `glue`, `glue/<task>`), then local files, folders and globs, then the
+hub (`owner/name`, with `@revision` to pin it).
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from cmp.space.settings import TrialSettings
+from cmp.train.data import hub, local
+from cmp.train.data.columns import GLUE_PAIRS, GLUE_SINGLES, Document, Reading, Records, choose_reading
+from cmp.train.data.errors import DataError
+
+HUB_NAMES = {"openwebtext": "Skylion007/openwebtext", "glue": "nyu-mll/glue"}
+VALIDATION_PART = 10  # with a limit, one in this many documents comes from a data set's own validation split
+
+
+@dataclass(frozen=True)
+class Split:
+    """Documents of one split, to be read once from the beginning; `total` is None where only reading them tells."""
+
+    documents: Callable[[], Iterator[Document]]
+    total: int | None
+
+
+@dataclass(frozen=True)
+class Documents:
+    """What `dataset` names, opened.
+
+    Args:
+        splits: "train", and "validation" where the data set has its own.
+        pairs: whether documents are (context, target) pairs.
+        revision: the hub's commit, where known.
+    """
+
+    splits: dict[str, Split]
+    pairs: bool
+    revision: str | None = None
+
+
+def data_identity(settings: TrialSettings) -> dict[str, Any]:
+    """What tells two texts apart, without reading them: JSON-able, part of the cache's fingerprint.
+
+    Local files are known by path, size and time of change; hub data by id and requested revision (what it stood for is
+    kept in the cache, so that a search is not changed by somebody's upload); the built-in text by its hash.
+
+    Raises:
+        DataError: a local file is missing.
+    """
+    dataset = settings.dataset
+    asked = {"config": settings.dataset_config, "text_column": settings.text_column, "abbrev_len": settings.abbrev_len}
+    if dataset == "pydoc":
+        from cmp.model import pydoc
+
+        return asked | {"pydoc": pydoc.documents_fingerprint()}
+    if not _is_local(dataset):
+        return asked | {"hub": dataset}
+    path = Path(dataset).expanduser()
+    files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else local.find_files(dataset)
+    facts = [(str(file.absolute()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    return asked | {"files": facts, "root": str(path.absolute())}
+
+
+def open_documents(settings: TrialSettings) -> Documents:
+    """Open what `dataset` names; nothing is read yet but what tells its columns.
+
+    Raises:
+        DataError: it does not exist, cannot be reached or read, or has no such column.
+    """
+    dataset = settings.dataset
+    if dataset == "pydoc":
+        from cmp.model import pydoc
+
+        splits = {"train": pydoc.documents("train"), "validation": pydoc.documents("validation")}
+        return Documents(
+            _limited({n: Split(texts.__iter__, len(texts)) for n, texts in splits.items()}, settings), False
+        )
+    if _is_local(dataset):
+        return _documents(_local_records(settings), settings, _local_task(settings), None)
+    name, config, revision = _hub_name(settings)
+    revision = hub.hub_revision(name, revision)
+    records = hub.load_hub(name, config, revision, limited=settings.abbrev_len is not None)
+    return _documents(records, settings, config if name == HUB_NAMES["glue"] else None, revision)
+
+
+def _documents(
+    records: dict[str, Records], settings: TrialSettings, task: str | None, revision: str | None
+) -> Documents:
+    reading = choose_reading(records["train"], settings.text_column, task, settings.dataset)
+    splits = {name: _split(rows, reading) for name, rows in records.items() if name in ("train", "validation")}
+    return Documents(_limited(splits, settings), reading.pairs, revision)
+
+
+def _split(records: Records, reading: Reading) -> Split:
+    return Split(lambda: reading.documents(records), records.total)
+
+
+def _limited(splits: dict[str, Split], settings: TrialSettings) -> dict[str, Split]:
+    """At most `abbrev_len` documents in all; reading stops there."""
+    if settings.abbrev_len is None:
+        return splits
+    n_validation = max(1, settings.abbrev_len // VALIDATION_PART) if "validation" in splits else 0
+    limits = {"train": settings.abbrev_len - n_validation, "validation": n_validation}
+    return {name: _first(split, limits[name]) for name, split in splits.items()}
+
+
+def _first(split: Split, limit: int) -> Split:
+    return Split(lambda: islice(split.documents(), limit), limit if split.total is None else min(limit, split.total))
+
+
+def _is_local(dataset: str) -> bool:
+    """Whether it is a path: it exists, has wildcards, or is written like one."""
+    if dataset in HUB_NAMES or dataset.startswith("glue/"):
+        return False
+    path = Path(dataset).expanduser()
+    written_like_a_path = dataset.startswith((".", "/", "~")) or path.suffix.lower() in local.SUFFIXES
+    return written_like_a_path or local.is_glob(dataset) or path.exists() or dataset.count("/") > 1
+
+
+def _local_records(settings: TrialSettings) -> dict[str, Records]:
+    dataset = settings.dataset
+    path = Path(dataset).expanduser()
+    if not local.is_glob(dataset) and not path.exists():
+        raise DataError("dataset", f"{dataset}: no such file or folder")
+    if path.is_dir() and hub.is_saved_dataset(path):
+        return hub.load_saved(path)
+    files = local.find_files(dataset)
+    if path.is_dir() and (not files or settings.dataset_config or _has_configurations(path)):
+        return hub.load_folder(path, settings.dataset_config)
+    groups = local.group_by_split(files, path if path.is_dir() else Path())
+    return {name: local.read_files(group) for name, group in groups.items() if name != "test"}
+
+
+def _has_configurations(folder: Path) -> bool:
+    """Whether the folder's README says which files are which split, as the hub's data sets do."""
+    readme = folder / "README.md"
+    return (
+        readme.is_file() and "\nconfigs:" in readme.read_text(encoding="utf-8", errors="replace").partition("\n---")[0]
+    )
+
+
+def _local_task(settings: TrialSettings) -> str | None:
+    """The GLUE task that a local folder or `dataset_config` names."""
+    names = (settings.dataset_config, *reversed(Path(settings.dataset).parts))
+    return next((name for name in names if name in GLUE_PAIRS), None)
+
+
+def _hub_name(settings: TrialSettings) -> tuple[str, str | None, str | None]:
+    """Hub id, configuration and revision.
+
+    Raises:
+        DataError: an unknown GLUE task, or one whose single sentences have nothing that follows them.
+    """
+    dataset, _, revision = settings.dataset.partition("@")
+    if dataset != "glue" and not dataset.startswith("glue/"):
+        return HUB_NAMES.get(dataset, dataset), settings.dataset_config, revision or None
+    task = dataset.removeprefix("glue").strip("/") or settings.dataset_config or "mrpc"
+    known = ", ".join(GLUE_PAIRS)
+    if task in GLUE_SINGLES and not settings.rmb_only:
+        raise DataError(
+            "dataset",
+            f"glue/{task} has single sentences, so nothing follows a context; set rmb_only, or use one of {known}",
+        )
+    if task not in GLUE_PAIRS and task not in GLUE_SINGLES:
+        raise DataError("dataset", f"glue has no task {task!r}; use one of {known}, {', '.join(GLUE_SINGLES)}")
+    return HUB_NAMES["glue"], task, revision or None

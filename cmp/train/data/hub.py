@@ -1,0 +1,141 @@
+"""Data sets through the `datasets` library: the hub, `save_to_disk` folders, folders in the hub's layout.
+
+Called by `documents`. With a limit, hub data are streamed, so that only the rows that are used are ever downloaded.
+"""
+
+import importlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cmp.train.data.columns import Records, column_kinds, split_kinds
+from cmp.train.data.errors import DataError
+
+HUB_TIMEOUT_SECONDS = 10
+VALIDATION_NAMES = ("validation", "valid", "val", "dev", "validation_matched")
+
+
+def is_saved_dataset(folder: Path) -> bool:
+    """Whether `Dataset.save_to_disk` or `DatasetDict.save_to_disk` wrote it."""
+    return (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file()
+
+
+def load_saved(folder: Path) -> dict[str, Records]:
+    """Splits of a folder written by `save_to_disk`; a single data set is {"train": ...}."""
+    datasets = _datasets()
+    try:
+        loaded = datasets.load_from_disk(str(folder))
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError("dataset", f"{folder} was written by save_to_disk but cannot be read: {error}") from error
+    return _named_splits(loaded if isinstance(loaded, dict) else {"train": loaded}, str(folder))
+
+
+def load_folder(folder: Path, config: str | None) -> dict[str, Records]:
+    """Splits of a folder in the hub's layout, whatever files and configurations it has."""
+    return _load(str(folder), str(folder), config, revision=None, streaming=True)
+
+
+def load_hub(name: str, config: str | None, revision: str | None, limited: bool) -> dict[str, Records]:
+    """Splits of a data set on the hub.
+
+    Args:
+        name: hub id.
+        config: its configuration.
+        revision: commit, branch or tag.
+        limited: stream it, for only the beginning is wanted; otherwise it is downloaded whole into the hub's cache.
+    """
+    return _load(name, f"{name} on the hub", config, revision, streaming=limited)
+
+
+def hub_revision(name: str, revision: str | None) -> str | None:
+    """The commit that a hub data set stands at; None where the hub is unreachable but the data were downloaded before.
+
+    Asked first because it answers at once, where `load_dataset` would retry an unreachable hub for half a minute.
+
+    Raises:
+        DataError: no such data set, or the hub cannot be reached.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+
+    try:
+        sha: str | None = HfApi().dataset_info(name, revision=revision, timeout=HUB_TIMEOUT_SECONDS).sha
+        return sha
+    except GatedRepoError as error:
+        raise DataError(
+            "dataset", f"{name} is gated: accept its terms on huggingface.co and run `hf auth login`"
+        ) from error
+    except RevisionNotFoundError as error:
+        raise DataError("dataset", f"{name} has no revision {revision!r} on the hub") from error
+    except RepositoryNotFoundError as error:
+        raise DataError(
+            "dataset",
+            f"{name} is neither a local file or folder nor a data set on the hub (a private one needs `hf auth login`)",
+        ) from error
+    except Exception as error:  # the hub's client raises its HTTP library's own errors, which have no common base
+        if _was_downloaded(name):
+            return None
+        raise DataError(
+            "dataset", f"the hub cannot be reached for {name} ({error}); check the network or use local files"
+        ) from error
+
+
+def _was_downloaded(name: str) -> bool:
+    return (Path(_datasets().config.HF_DATASETS_CACHE) / name.replace("/", "___")).is_dir()
+
+
+def _load(path: str, where: str, config: str | None, revision: str | None, streaming: bool) -> dict[str, Records]:
+    datasets = _datasets()
+    try:
+        loaded = datasets.load_dataset(path, config, revision=revision, streaming=streaming)
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        setting = "dataset_config" if "config" in str(error).lower() else "dataset"
+        raise DataError(setting, f"{where} cannot be loaded: {error}") from error
+    return _named_splits(loaded, where)
+
+
+def _datasets() -> Any:
+    """The library, loaded only where it is used, without its own progress bars."""
+    datasets = importlib.import_module("datasets")
+    datasets.disable_progress_bars()
+    return datasets
+
+
+def _named_splits(loaded: Mapping[str, Any], where: str) -> dict[str, Records]:
+    """The training split, and the validation split where there is one; others are left out."""
+    validation = next((name for name in VALIDATION_NAMES if name in loaded), None)
+    train = "train" if "train" in loaded else None
+    if train is None and len(loaded) == 1:
+        train, validation = next(iter(loaded)), None
+    if train is None:
+        raise DataError("dataset", f"{where} has no train split, only {', '.join(loaded)}")
+    named = {"train": _records(loaded[train], where)}
+    return named | ({"validation": _records(loaded[validation], where)} if validation else {})
+
+
+def _records(split: Any, where: str) -> Records:
+    texts, others = _columns(split, where)
+
+    def rows(columns: Sequence[str]) -> Iterator[Mapping[str, Any]]:
+        return _reported(split.select_columns(list(columns)), where)
+
+    return Records(texts, others, rows, total=len(split) if hasattr(split, "__len__") else None)
+
+
+def _columns(split: Any, where: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    if split.features is None:  # streamed data without a schema
+        first = next(_reported(split, where), None)
+        if first is None:
+            raise DataError("dataset", f"{where} is empty")
+        return column_kinds(first)
+    return split_kinds(
+        (name, getattr(kind, "dtype", None) in ("string", "large_string")) for name, kind in split.features.items()
+    )
+
+
+def _reported(rows: Iterable[Mapping[str, Any]], where: str) -> Iterator[Mapping[str, Any]]:
+    """The rows; a network or file that fails half-way becomes an error of ours."""
+    try:
+        yield from rows
+    except (OSError, ValueError) as error:
+        raise DataError("dataset", f"{where} could not be read to its end: {error}") from error

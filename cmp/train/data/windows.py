@@ -1,0 +1,199 @@
+"""Which tokens a trial sees: documents split into train and validation, cut into windows, gathered into batches.
+
+Pure arithmetic over token columns: nothing here reads files. Called by `train.data` (which opens the columns), and by
+`loop`, `evaluation` and `bounds` (which ask for batches).
+
+Shape suffixes: `B` batch, `C` context, `S` target.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from cmp.model.batch import Batch
+from cmp.train.data.errors import DataError
+
+VALIDATION_SHARE = 0.1
+SPLIT_SEED = 0  # not the trial's: a searched seed must not change which documents its trials are compared on
+
+
+class WindowSet(Protocol):
+    """Windows of one split, already cut to what one trial reads. Indices are int64 arrays below `len`."""
+
+    def __len__(self) -> int:
+        """How many windows."""
+
+    def batch(self, indices: np.ndarray) -> Batch:
+        """The windows' tokens, in memory of their own."""
+
+    def token_count(self, indices: np.ndarray) -> int:
+        """Target tokens that count in these windows; with `rmb_only` those of the text, which is both."""
+
+    def context_token_count(self, indices: np.ndarray) -> int:
+        """Context tokens that are real in these windows."""
+
+
+@dataclass(frozen=True)
+class Cut:
+    """What one trial reads of a window: `context_len` tokens before position `boundary`, `target_len` from there on.
+
+    With `boundary` 0 (`rmb_only`) the first `target_len` tokens are context and target at once.
+    """
+
+    boundary: int
+    context_len: int
+    target_len: int
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """What never becomes a window, of one split.
+
+    Args:
+        documents: shorter than a window, or empty.
+        tokens: in those documents and in the ends of others that do not fill a window; of pairs, what was cut off.
+    """
+
+    documents: int
+    tokens: int
+
+
+def windows_per_document(lengths: np.ndarray, window_len: int) -> np.ndarray:
+    """How many whole windows each document holds; documents are cut from their first token on."""
+    return lengths // window_len
+
+
+def split_documents(windows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Choose the validation documents: a seeded tenth, whatever the windows' length, so that it stays held out.
+
+    Args:
+        windows: (documents,) windows that each document holds.
+
+    Returns:
+        Indices of the training and of the validation documents, ascending. Where chance left a side without a window
+        and there are two documents with any, the first in the seeded order changes sides.
+    """
+    order = np.random.default_rng(SPLIT_SEED).permutation(len(windows))
+    rank = np.empty(len(windows), np.int64)
+    rank[order] = np.arange(len(windows))
+    held_out = rank < max(1, round(len(windows) * VALIDATION_SHARE))
+    useful = order[windows[order] > 0]
+    if len(useful) > 1:
+        for side in (True, False):
+            if not windows[held_out == side].any():
+                held_out[useful[0]] = side
+    return np.flatnonzero(~held_out), np.flatnonzero(held_out)
+
+
+class TextWindows:
+    """Consecutive windows of documents that lie one after the other in a flat column of tokens.
+
+    Args:
+        tokens: (tokens,) uint16 or uint32, usually memory-mapped.
+        starts: (documents,) where each document, or the part of it that is used, begins in `tokens`.
+        counts: (documents,) windows to take from there.
+        window_len: tokens per window.
+        cut: what the trial reads of each.
+    """
+
+    def __init__(self, tokens: np.ndarray, starts: np.ndarray, counts: np.ndarray, window_len: int, cut: Cut) -> None:
+        self._tokens = tokens
+        self._ends = np.cumsum(counts)
+        self._shift = starts - (self._ends - counts) * window_len
+        self._window_len = window_len
+        self._cut = cut
+        first = cut.boundary - cut.context_len if cut.boundary else 0
+        self._columns = np.arange(first, cut.boundary + cut.target_len)
+
+    def __len__(self) -> int:
+        return int(self._ends[-1]) if len(self._ends) else 0
+
+    def batch(self, indices: np.ndarray) -> Batch:
+        """Tokens of the windows; no masks, since every position is real."""
+        documents = np.searchsorted(self._ends, indices, side="right")
+        starts = self._shift[documents] + indices * self._window_len
+        ids = torch.from_numpy(self._tokens[starts[:, None] + self._columns].astype(np.int64))
+        if not self._cut.boundary:
+            return Batch(ids, ids)
+        context_len = self._cut.context_len
+        return Batch(ids[:, :context_len].contiguous(), ids[:, context_len:].contiguous())
+
+    def token_count(self, indices: np.ndarray) -> int:
+        """Every target position counts."""
+        return len(indices) * self._cut.target_len
+
+    def context_token_count(self, indices: np.ndarray) -> int:
+        """Every context position is real."""
+        return len(indices) * (self._cut.context_len if self._cut.boundary else self._cut.target_len)
+
+
+class PairWindows:
+    """Pairs: the last tokens of the first text are the context, the first tokens of the second the target.
+
+    Args:
+        tokens: (tokens,) flat.
+        offsets: (2 * pairs + 1,) where texts begin: those of pair p are texts 2p and 2p + 1.
+        pairs: which pairs belong to this split.
+        cut: how long a context and a target a trial reads at most; shorter ones are padded and masked. With
+            `boundary` 0 (`rmb_only`) the beginning of the first text is both.
+    """
+
+    def __init__(self, tokens: np.ndarray, offsets: np.ndarray, pairs: np.ndarray, cut: Cut) -> None:
+        self._tokens = tokens
+        self._context_len = cut.context_len if cut.boundary else cut.target_len
+        self._target_len = cut.target_len
+        starts, lengths = offsets[:-1].reshape(-1, 2)[pairs], np.diff(offsets).reshape(-1, 2)[pairs]
+        self._two_texts = bool(cut.boundary)
+        first, second = (0, 1) if self._two_texts else (0, 0)
+        self._context_lens = np.minimum(lengths[:, first], self._context_len)
+        self._target_lens = np.minimum(lengths[:, second], self._target_len)
+        self._context_ends = starts[:, first] + (lengths[:, first] if self._two_texts else self._context_lens)
+        self._target_starts = starts[:, second]
+
+    def __len__(self) -> int:
+        return len(self._context_ends)
+
+    def batch(self, indices: np.ndarray) -> Batch:
+        """Contexts padded on the left, targets on the right, with their masks; padding is id 0."""
+        from_right = np.arange(-self._context_len, 0)
+        context_mask = -from_right <= self._context_lens[indices][:, None]
+        context_ids = _gather(self._tokens, self._context_ends[indices][:, None] + from_right, context_mask)
+        from_left = np.arange(self._target_len)
+        target_mask = from_left < self._target_lens[indices][:, None]
+        target_ids = _gather(self._tokens, self._target_starts[indices][:, None] + from_left, target_mask)
+        return Batch(context_ids, target_ids, torch.from_numpy(context_mask), torch.from_numpy(target_mask))
+
+    def token_count(self, indices: np.ndarray) -> int:
+        """Target tokens without padding."""
+        return int(self._target_lens[indices].sum())
+
+    def context_token_count(self, indices: np.ndarray) -> int:
+        """Context tokens without padding."""
+        return int(self._context_lens[indices].sum())
+
+    def kept_tokens(self) -> int:
+        """Tokens of all pairs that are not cut off, each counted once."""
+        return int(self._context_lens.sum() + (self._target_lens.sum() if self._two_texts else 0))
+
+
+def _gather(tokens: np.ndarray, positions: np.ndarray, mask: np.ndarray) -> torch.Tensor:
+    """int64 ids at `positions`, 0 where `mask` is False (such positions may lie outside the column)."""
+    return torch.from_numpy(np.where(mask, tokens[np.where(mask, positions, 0)], 0).astype(np.int64))
+
+
+def require_windows(n_train: int, n_validation: int, longest: int, window_len: int) -> None:
+    """Raise where there is nothing to train or to validate on.
+
+    Raises:
+        DataError: says how long a document would have to be.
+    """
+    if n_train and n_validation:
+        return
+    missing = "training" if not n_train else "validation"
+    raise DataError(
+        "dataset",
+        f"no window left for {missing}: a window is {window_len} tokens (the largest cmp_len + seq_len), the longest "
+        f"document has {longest}; shorten cmp_len or seq_len, or use longer or more documents",
+    )
