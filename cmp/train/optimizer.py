@@ -136,10 +136,10 @@ class Stepper:
         loss_scale: float = 1.0,
         reading_delay: int | None = None,
     ) -> None:
-        self.optimizer: Any = make_optimizer(parameters, settings)
+        self.optimizer = make_optimizer(parameters, settings)
         self._buffer = StepBuffer([parameter for _, parameter in parameters], settings.n_grad_loops, workers.device)
         # The protocol of torch's GradScaler: a fused optimizer leaves everything as it is where `found_inf` is 1.
-        self.optimizer.grad_scale, self.optimizer.found_inf = None, self._buffer.bad
+        vars(self.optimizer).update(grad_scale=None, found_inf=self._buffer.bad)
         self._workers = workers
         self._grad_clip = settings.grad_clip
         self._loss_scale = loss_scale

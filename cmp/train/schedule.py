@@ -46,19 +46,19 @@ def plateau_factor(val_losses: Sequence[float], patience: int) -> float:
     return factor
 
 
-def steps_of_epoch(loops_done: int, n_train_loops: int, n_grad_loops: int) -> list[range]:
-    """The loops of each optimizer step that is left in the running epoch.
+def steps_of_epoch(epochs_done: int, loops_done: int, n_train_loops: int, n_grad_loops: int) -> list[range]:
+    """The loops of each optimizer step that is left in the running epoch; none where only its validation is.
 
     Steps start afresh with each epoch; its last one is shorter where `n_grad_loops` does not divide the epoch.
 
     Args:
+        epochs_done: epochs that were validated and reported.
         loops_done: loops of the whole trial so far, at the end of a step.
         n_train_loops: loops per epoch.
         n_grad_loops: loops per optimizer step.
     """
-    epoch_start = loops_done - loops_done % n_train_loops
-    epoch_end = epoch_start + n_train_loops
-    return [range(start, min(start + n_grad_loops, epoch_end)) for start in range(loops_done, epoch_end, n_grad_loops)]
+    end = (epochs_done + 1) * n_train_loops
+    return [range(start, min(start + n_grad_loops, end)) for start in range(loops_done, end, n_grad_loops)]
 
 
 def checkpoint_due(before: int, after: int, n_train_loops: int, checkpt_mod: int | None) -> bool:

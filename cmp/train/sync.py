@@ -67,7 +67,7 @@ class Workers:
         self.share_failure(failure, cause)
         return result
 
-    def share_failure(self, failure: TrialFailedError | None, cause: Exception | None = None) -> None:
+    def share_failure(self, failure: TrialFailedError | None, cause: BaseException | None = None) -> None:
         """Raise if any worker has a failure: this worker's own, else the first other's."""
         if self.count > 1:
             failed = self.add_up(torch.tensor(float(failure is not None), device=self.device))

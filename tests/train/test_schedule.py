@@ -47,14 +47,15 @@ def test_each_schedule_gives_the_rate_from_loops_and_losses_alone() -> None:
 
 
 def test_steps_group_loops_and_start_afresh_with_each_epoch() -> None:
-    assert steps_of_epoch(0, 7, 3) == [range(0, 3), range(3, 6), range(6, 7)]
-    assert steps_of_epoch(7, 7, 3) == [range(7, 10), range(10, 13), range(13, 14)]
-    assert steps_of_epoch(10, 7, 3) == [range(10, 13), range(13, 14)]
-    assert steps_of_epoch(0, 2, 5) == [range(0, 2)]
+    assert steps_of_epoch(0, 0, 7, 3) == [range(0, 3), range(3, 6), range(6, 7)]
+    assert steps_of_epoch(1, 7, 7, 3) == [range(7, 10), range(10, 13), range(13, 14)]
+    assert steps_of_epoch(1, 10, 7, 3) == [range(10, 13), range(13, 14)]
+    assert steps_of_epoch(0, 0, 2, 5) == [range(0, 2)]
+    assert steps_of_epoch(0, 7, 7, 3) == [], "stopped after its last step, before its validation"
 
 
 def test_checkpoints_inside_an_epoch_fall_on_the_first_step_past_each_multiple() -> None:
-    steps = [step for epoch in range(2) for step in steps_of_epoch(epoch * 10, 10, 3)]
+    steps = [step for epoch in range(2) for step in steps_of_epoch(epoch, epoch * 10, 10, 3)]
     due = [step.stop for step in steps if checkpoint_due(step.start, step.stop, 10, 4)]
     assert due == [6, 9, 16, 19]
     assert not any(checkpoint_due(step.start, step.stop, 10, None) for step in steps)

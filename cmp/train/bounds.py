@@ -1,0 +1,107 @@
+"""The two bounds of a validation slice: the backbone without the context and with all of it.
+
+They depend on nothing that a trial learns, so they are computed once per search and kept as JSON under
+`<results>/bounds/`, for all trials and processes. Called by `trial`.
+"""
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock
+
+from cmp.model.backbone import Backbone
+from cmp.space.settings import TrialSettings, Window
+from cmp.train.data.windows import WindowSet
+from cmp.train.evaluation import mean_scores
+from cmp.train.files import full_disk_tolerated, write_json
+from cmp.train.metrics import recovered_fraction
+from cmp.train.sync import Workers
+
+Log = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """Losses of the backbone alone, nats per kept target token; `tokens` counts those."""
+
+    no_context_loss: float
+    full_context_loss: float
+    no_context_acc: float
+    full_context_acc: float
+    tokens: int
+
+    def recovered(self, loss: float) -> float | None:
+        """The share of the context's value that `loss` recovers; None where the context itself does not help."""
+        try:
+            return recovered_fraction(self.no_context_loss, self.full_context_loss, loss)
+        except ValueError:
+            return None
+
+
+def bounds_key(
+    settings: TrialSettings, window: Window, data_fingerprint: str, backbone: Backbone, n_loops: int
+) -> dict[str, Any]:
+    """Everything that the bounds depend on, and nothing else, as plain JSON.
+
+    The backbone enters by its weights, not its name: two names of one model share their bounds.
+    """
+    return {
+        "backbone": backbone.identity.fingerprint,
+        "dtype": str(backbone.dtype).removeprefix("torch."),
+        "data": data_fingerprint,
+        "window": asdict(window),
+        "cmp_len": settings.context_len,
+        "seq_len": settings.seq_len,
+        "rmb_only": settings.rmb_only,
+        "val_batch_size": settings.val_batch_size,
+        "val_loops": n_loops,
+    }
+
+
+def shared_bounds(
+    folder: Path, key: dict[str, Any], compute: Callable[[], Bounds], workers: Workers, log: Log
+) -> Bounds:
+    """Read the bounds of `key` from `folder`, or compute them once while other trials wait."""
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
+    path = folder / f"{digest}.json"
+    found = workers.from_leader(_read(path, key) if workers.leads else None)
+    if found is not None:
+        return found
+    with _locked(path) if workers.leads else contextlib.nullcontext():
+        found = workers.from_leader(_read(path, key) if workers.leads else None)  # computed while we waited
+        bounds = found or compute()
+        if found is None and workers.leads:
+            log(f"bounds: no context {bounds.no_context_loss:.4f}, full context {bounds.full_context_loss:.4f}")
+            with full_disk_tolerated(log, f"bounds/{path.name}"):
+                write_json(path, {"key": key, "bounds": asdict(bounds)})
+    return bounds
+
+
+def compute_bounds(backbone: Backbone, windows: WindowSet, batches: list[np.ndarray], workers: Workers) -> Bounds:
+    """Score the validation slice with the backbone alone, both ways."""
+    without = mean_scores(backbone.score_no_context, windows.token_count, windows, batches, workers)
+    full = mean_scores(backbone.score_full_context, windows.token_count, windows, batches, workers)
+    return Bounds(without.loss, full.loss, without.accuracy, full.accuracy, full.tokens)
+
+
+def _read(path: Path, key: dict[str, Any]) -> Bounds | None:
+    """What `path` says of `key`; None where it is missing or torn."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return Bounds(**content["bounds"]) if content["key"] == key else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """One computation at a time among all processes; the lock ends with its process."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_suffix(".lock")):
+        yield

@@ -1,0 +1,162 @@
+"""The training loop of one epoch: batches, backward passes, optimizer steps. Called by `trial`."""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+
+from cmp.model.batch import Batch
+from cmp.model.compression import CompressionModel
+from cmp.space.settings import TrialSettings
+from cmp.train.data.order import window_indices
+from cmp.train.data.windows import WindowSet
+from cmp.train.evaluation import pinned_batch
+from cmp.train.optimizer import Stepper, StepReading
+from cmp.train.outcome import TrialFailedError, as_failure
+from cmp.train.prefetch import prefetched
+from cmp.train.schedule import checkpoint_due, learning_rate, steps_of_epoch
+from cmp.train.state import TrialState
+from cmp.train.sync import Workers
+
+
+@dataclass(frozen=True)
+class Learner:
+    """What the loop works with; only `model`, `stepper` and `state` change."""
+
+    settings: TrialSettings
+    model: CompressionModel
+    windows: WindowSet
+    stepper: Stepper
+    state: TrialState
+    workers: Workers
+
+
+@dataclass(frozen=True)
+class LoopInput:
+    """One loop's work.
+
+    Args:
+        batch: this worker's share; None where the batch has fewer sequences than there are workers.
+        target_tokens: kept target tokens of the whole batch, over all workers.
+        context_tokens: kept context tokens likewise.
+    """
+
+    batch: Batch | None
+    target_tokens: int
+    context_tokens: int
+
+
+def train_epoch(learner: Learner, stop_requested: Callable[[], bool], checkpoint: Callable[[], None]) -> bool:
+    """Run the optimizer steps that are left in the epoch.
+
+    Args:
+        learner: its state says where the epoch stands.
+        stop_requested: asked on every worker before each exchange; only rank 0 ever says yes.
+        checkpoint: called at the end of a step where `checkpt_mod` asks for it.
+
+    Returns:
+        True when the epoch is done, False when the trial was asked to leave.
+
+    Raises:
+        TrialFailedError: diverged, or a worker failed; then no bad step was applied.
+    """
+    settings, state = learner.settings, learner.state
+    steps = steps_of_epoch(state.epoch, state.loops, settings.n_train_loops, settings.n_grad_loops)
+    clock = Stopwatch(state)
+    stopped = False
+    with prefetched(partial(loop_input, learner, loop) for loops in steps for loop in loops) as inputs:
+        failure: TrialFailedError | None = None
+        for loops in steps:
+            failure = failure or _accumulate(learner, loops, inputs)
+            lr = learning_rate(settings, loops.start, [report.val_loss for report in state.reports])
+            readings = learner.stepper.step(loops, lr, stop=stop_requested(), failed=failure is not None)
+            stopped = _account(learner, readings, failure)
+            state.loops = loops.stop
+            if stopped:
+                break
+            if checkpoint_due(loops.start, loops.stop, settings.n_train_loops, settings.checkpt_mod):
+                stopped = _account(learner, learner.stepper.drain(), failure)
+                clock.lap()
+                checkpoint()
+                if stopped:
+                    break
+        _account(learner, learner.stepper.drain(), failure)
+    clock.lap()
+    return not stopped
+
+
+def loop_input(learner: Learner, loop: int) -> LoopInput:
+    """Cut the batch of `loop` and this worker's share of it; runs in the prefetching thread."""
+    workers, windows, batch_size = learner.workers, learner.windows, learner.settings.batch_size
+    indices = window_indices(loop * batch_size, batch_size, len(windows), learner.settings.seed)
+    mine = np.array_split(indices, workers.count)[workers.rank]
+    batch = pinned_batch(windows, mine, workers.device) if len(mine) else None
+    return LoopInput(batch, windows.token_count(indices), windows.context_token_count(indices))
+
+
+class Stopwatch:
+    """Adds the time since the last look to the state's two clocks."""
+
+    def __init__(self, state: TrialState) -> None:
+        self._state = state
+        self._last = time.perf_counter()
+
+    def lap(self) -> None:
+        """Count the time until now as training."""
+        now = time.perf_counter()
+        self._state.epoch_train_seconds += now - self._last
+        self._state.seconds += now - self._last
+        self._last = now
+
+
+def _accumulate(learner: Learner, loops: range, inputs: Iterator[LoopInput]) -> TrialFailedError | None:
+    """Gradients of one optimizer step.
+
+    With one worker an error is simply raised. With several it is returned, so that this worker takes part in the
+    exchange that tells the others, instead of leaving them waiting.
+    """
+    try:
+        for slot in range(len(loops)):
+            _one_loop(learner, next(inputs), slot, len(loops))
+    except Exception as error:
+        if learner.workers.count == 1:
+            raise
+        failure = as_failure(error, learner.settings)
+        failure.__cause__ = error
+        return failure
+    return None
+
+
+def _one_loop(learner: Learner, given: LoopInput, slot: int, loops_in_step: int) -> None:
+    state = learner.state
+    tokens = given.target_tokens + (0 if learner.settings.rmb_only else given.context_tokens)
+    state.tokens += tokens
+    state.epoch_tokens += tokens
+    if given.batch is None:
+        return
+    batch = given.batch.to(learner.workers.device)
+    losses = learner.model.losses(batch, max(1, given.target_tokens), max(1, given.context_tokens))
+    sums = (losses.lm_sum, losses.lm_tokens, losses.rmb_sum, losses.rmb_tokens, losses.kl_sum)
+    learner.stepper.backward(losses.total, torch.stack([value.float() for value in sums]), slot, loops_in_step)
+
+
+def _account(learner: Learner, readings: list[StepReading], failure: TrialFailedError | None) -> bool:
+    """Add what finished steps said to the epoch's sums; True if one of them asks to stop.
+
+    Raises:
+        TrialFailedError: on every worker, in the same step.
+    """
+    stop = False
+    for reading in readings:
+        if reading.failed:
+            learner.workers.share_failure(failure, failure.__cause__ if failure else None)
+        loop = reading.diverged_loop
+        if loop is not None:
+            epoch = loop // learner.settings.n_train_loops + 1
+            raise TrialFailedError("diverged", f"the loss is not finite at loop {loop + 1} (epoch {epoch})")
+        learner.state.sums.add(reading.sums)
+        stop = stop or reading.stop
+    return stop
