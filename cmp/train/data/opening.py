@@ -184,7 +184,7 @@ def _split_texts(column: Column, counts: np.ndarray, window_len: int, cut: Cut) 
 
 def _pair_sets(cache: TokenCache, window: Window, cut: Cut) -> tuple[WindowSet, WindowSet, Dropped]:
     useful: dict[str, np.ndarray] = {
-        name: (column.lengths.reshape(-1, 2) > 0).all(axis=1) for name, column in cache.columns.items()
+        name: np.all(column.lengths.reshape(-1, 2) > 0, axis=1) for name, column in cache.columns.items()
     }
     chosen = {name: np.flatnonzero(keep) for name, keep in useful.items()}
     columns = {"train": cache.columns["train"], "validation": cache.columns.get("validation", cache.columns["train"])}
