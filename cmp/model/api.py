@@ -165,9 +165,8 @@ class Compressor:
         texts: list[list[str]] = [[] for _ in lengths]
         for (length, _), rows in rows_by_key([(n, len(p)) for n, p in zip(lengths, prompts, strict=True)]).items():
             ids = torch.tensor([prompts[row] for row in rows], dtype=torch.long).view(len(rows), -1)
-            new = generate_after_memory(
-                self.model, self._part(memory, rows, length), self.model.fwd_token, ids, **generation_settings
-            )
+            part = self._part(memory, rows, length, ids.shape[1] + _count_new(generation_settings))
+            new = generate_after_memory(self.model, part, self.model.fwd_token, ids, **generation_settings)
             for row, some in zip(rows, new.view(len(rows), -1, new.shape[-1]).tolist(), strict=True):
                 texts[row] = [continuation_text(self.tokenizer, prompts[row], ids) for ids in some]
         flat = [text for some in texts for text in some]
@@ -210,7 +209,7 @@ class Compressor:
         token, n_cmps = self._rmb_token("reconstruct"), self.settings.n_cmps
         texts = []
         for row, length in enumerate(self._checked(memory)):
-            pieces = self._part(memory, [row], length).view(length // n_cmps, n_cmps, -1)
+            pieces = self._part(memory, [row], length, 0).view(length // n_cmps, n_cmps, -1)
             settings = {**GREEDY, "max_new_tokens": max_new_tokens or self.context_len}
             none = torch.zeros(len(pieces), 0, dtype=torch.long)
             new = generate_after_memory(self.model, pieces, token, none, **settings)
@@ -254,16 +253,25 @@ class Compressor:
         for length, rows in rows_by_key(lengths).items():
             ids, mask = padded([targets[row] for row in rows], left=False)
             ids = ids.to(self.backbone.device)
-            (states,) = self.model.decode(self._part(memory, rows, length), [Task(token, ids, mask)])
+            part = self._part(memory, rows, length, ids.shape[1])
+            (states,) = self.model.decode(part, [Task(token, ids, mask)])
             scores = self.backbone.scores(states, ids, mask)
             for row, nll in zip(rows, scores.nll.tolist(), strict=True):
                 losses[row] = nll[: len(targets[row])]
         results: list[Any] = losses if per_token else [sum(row) / len(row) for row in losses]
         return results[0] if len(results) == 1 and is_single(text) else results
 
-    def _part(self, memory: torch.Tensor, rows: list[int], length: int) -> torch.Tensor:
-        """The last `length` vectors of some rows, where the backbone can read them."""
-        return memory[rows, memory.shape[1] - length :].to(self.backbone.device, self.backbone.dtype)
+    def _part(self, memory: torch.Tensor, rows: list[int], length: int, n_tokens: int) -> torch.Tensor:
+        """The last `length` vectors of some rows, where the backbone can read them and `n_tokens` after them."""
+        part = memory[rows, memory.shape[1] - length :].to(self.backbone.device, self.backbone.dtype)
+        reader = self.model.memory.reader(part)
+        start = length if reader.cache is None else reader.first_position
+        if not self.fits(start + n_tokens):  # the task token takes the place that `fits` keeps for BOS
+            raise CompressorError(
+                f"a memory that reaches to position {start} and {n_tokens} tokens after it are more than the model's "
+                f"{self.backbone.max_positions} positions; compress fewer pieces, or write less"
+            )
+        return part
 
     def _checked(self, memory: torch.Tensor) -> list[int]:
         """The number of real vectors in each row of a memory."""
@@ -286,6 +294,11 @@ class Compressor:
         if self.model.rmb_token is None:
             raise CompressorError(f"{method}: needs a compressor that was trained with rmb_task or rmb_only")
         return self.model.rmb_token
+
+
+def _count_new(generation_settings: dict[str, Any]) -> int:
+    """New tokens that were asked for by name, less the last, which needs no position."""
+    return max(0, int(generation_settings.get("max_new_tokens") or 1) - 1)
 
 
 def _load_backbone(place: str, device: torch.device | str | None, torch_dtype: str | torch.dtype) -> Backbone:

@@ -21,7 +21,8 @@ def save_tiny_model(family: str, folder: Path, *, change: float = 0.0) -> Path:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter += change
-    model.generation_config.eos_token_id = 2
+    for config in (model.config, model.generation_config):
+        config.bos_token_id, config.eos_token_id, config.pad_token_id = 1, 2, 0
     model.save_pretrained(folder)
     vocabulary = {token: index for index, token in enumerate(["<s>", "</s>", "<pad>", *CHARACTERS])}
     vocabulary |= {"<pad>": 0, "<s>": 1, "</s>": 2}

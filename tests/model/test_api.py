@@ -193,6 +193,22 @@ def test_a_memory_of_another_shape_is_refused(compressor: Compressor) -> None:
         compressor.loss(compressor.compress(SHORT), ["x", "y"])
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_more_than_the_models_positions_is_an_error_before_the_model_fails(
+    backbone: Backbone, kind: dict[str, Any]
+) -> None:
+    compressor = new_compressor(backbone, **kind)
+    memory = compressor.compress(SHORT)
+    start = 1 + 9 + 3 if kind["memory"] == "kv" else 3  # position of the task token; the model has 128
+
+    compressor.loss(memory, "x" * (127 - start))
+    with pytest.raises(CompressorError, match="128 positions"):
+        compressor.loss(memory, "x" * (128 - start))
+    compressor.generate(memory, "x" * 50, max_new_tokens=78 - start, do_sample=False)
+    with pytest.raises(CompressorError, match="128 positions"):
+        compressor.generate(memory, "x" * 50, max_new_tokens=79 - start, do_sample=False)
+
+
 def test_many_threads_read_at_once(backbone: Backbone) -> None:
     compressors = [new_compressor(backbone, memory="kv", lora_rank=2), new_compressor(backbone, cmp_layer=1)]
     texts = [LONG[start:] for start in range(8)]
