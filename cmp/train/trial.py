@@ -104,7 +104,7 @@ def prepare(plan: TrialPlan, session: Session, workers: Workers, state: TrialSta
     workers.agreed(lambda: _write_settings(plan, log) if workers.leads else None)
     _reset_peak_memory(session.device)
     backbone = workers.agreed(lambda: _warm_backbone(plan, session.device))
-    data = workers.agreed(lambda: _warm_data(plan))
+    data = workers.agreed(lambda: _warm_data(plan, backbone))
     slices = validation_batches(len(data.validation), settings.val_batch_size, settings.max_val_loops)
     bounds = shared_bounds(
         plan.folder.parent.parent / "bounds",
@@ -217,11 +217,11 @@ def _warm_backbone(plan: TrialPlan, device: torch.device) -> Backbone:
     return BACKBONES.get((settings.model_string, settings.torch_dtype, str(device), settings.model_parallel), load)
 
 
-def _warm_data(plan: TrialPlan) -> TrialData:
+def _warm_data(plan: TrialPlan, backbone: Backbone) -> TrialData:
     """Opened once per process and cut; what a trial trains with does not shape its data."""
     settings = plan.settings
     key = tuple(getattr(settings, name) for name in DATA_SETTINGS)
-    return DATA.get((key, plan.window), lambda: open_data(settings, plan.window))
+    return DATA.get((key, plan.window), lambda: open_data(settings, plan.window, tokenizer=backbone.tokenizer))
 
 
 def _write_settings(plan: TrialPlan, log: TrialLog) -> None:

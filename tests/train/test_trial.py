@@ -109,7 +109,7 @@ def test_validation_agrees_with_a_plain_loop_over_its_windows(
 ) -> None:
     plan, reports = unbroken
     backbone = trial_module._warm_backbone(plan, torch.device("cpu"))
-    data = trial_module._warm_data(plan)
+    data = trial_module._warm_data(plan, backbone)
     model = CompressionModel(backbone, settings, settings.seed)
     model.load_state_dict(newest(plan)["trainables"])
     order = torch.cat([torch.as_tensor(b) for b in trial_module.validation_batches(len(data.validation), 8, 3)])
