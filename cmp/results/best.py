@@ -15,8 +15,8 @@ from typing import Any
 from cmp.results.folder import replacing, sync_directory
 
 NOTE = "search.json"
-_COPY_TRIES = 20
-_COPY_PAUSE_SECONDS = 0.05
+_COPY_TRIES = 5
+_COPY_PAUSE_SECONDS = 0.02
 
 
 @dataclass(frozen=True)

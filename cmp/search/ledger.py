@@ -152,10 +152,10 @@ class Ledger:
             self._begun = True
             event = self._session_event(resources or {}, facts or {})
             write_space_file(self.folder.space, event["space"], event["versions"], event["commit"])
-            self._append(event)
-            self._complete_decisions()
             if self._views is not None:
                 self._views.start(self.history, self._journal.events)
+            self._append(event)
+            self._complete_decisions()
 
     def next_trial(self) -> Suggested | None:
         """The next trial to put to work: unfinished ones first, in order, then a new one; None when exhausted."""
@@ -240,6 +240,8 @@ class Ledger:
     def complete(self) -> bool:
         """Close the search if nothing is left to do within its budget; returns whether that is so."""
         with self._lock:
+            if self.history.completed and self.exhausted:
+                return True
             self._begin_if_needed()
             is_over = not self._interrupting and not self._issued and self.exhausted
             if is_over:

@@ -32,6 +32,7 @@ class FolderViews:
         self._events: Sequence[Event] = ()
         self._tables_written = float("-inf")
         self._note: BestNote | None = None
+        self._missing: BestNote | None = None
 
     def start(self, history: History, events: Sequence[Event]) -> None:
         """Rebuild everything from the journal's events; the list grows with the journal."""
@@ -44,7 +45,7 @@ class FolderViews:
         if self._optuna_log_is_whole:
             self._optuna_log_is_whole = _attempt("optuna.log", lambda: self._optuna_log.update(event, history))
         if event["event"] in ("reported", "failed", "completed"):
-            self._update_best(history)
+            self._update_best(history, again=False)
         if self._clock() - self._tables_written >= _TABLES_EVERY_SECONDS:
             self._refresh(history)
 
@@ -55,7 +56,7 @@ class FolderViews:
     def _refresh(self, history: History) -> None:
         if not self._optuna_log_is_whole:
             self._optuna_log_is_whole = _attempt("optuna.log", lambda: self._optuna_log.rebuild(self._events))
-        self._update_best(history)
+        self._update_best(history, again=True)
         self._write_tables(history)
 
     def _write_tables(self, history: History) -> None:
@@ -64,15 +65,18 @@ class FolderViews:
         _attempt("results.parquet", lambda: write_results_parquet(folder.results_parquet, history, searched))
         self._tables_written = self._clock()
 
-    def _update_best(self, history: History) -> None:
+    def _update_best(self, history: History, *, again: bool) -> None:
+        """Copy the best trial's best weights when they are others; what failed is tried again only where `again`."""
         trial = history.best()
         if trial is None:
             return
         wanted = _note(trial, partial=not history.completed)
-        if wanted == self._note and self._folder.best.exists():
+        if (wanted == self._note and self._folder.best.exists()) or (wanted == self._missing and not again):
             return
         if _attempt("best", lambda: self._show_best(trial, wanted)):
-            self._note = wanted
+            self._note, self._missing = wanted, None
+        else:
+            self._missing = wanted
 
     def _show_best(self, trial: TrialRecord, wanted: BestNote) -> None:
         best, shown = self._folder.best, self._note

@@ -43,7 +43,7 @@ def make_space(*, n_epochs: int = 4, searched: dict[str, Any] | None = None, **s
 def fake_loss(settings: dict[str, Any], epoch: int) -> float:
     """A learning curve: better near lr 5e-3 and with more vectors; diverges at high learning rates."""
     lr, layer = settings.get("lr", 5e-3), settings.get("cmp_layer", "half")
-    if lr > 0.05 and epoch == 2:
+    if lr > 0.04 and epoch == (1 if lr > 0.06 else 2):
         return math.nan
     wiggle = math.sin(1e4 * lr + settings.get("n_cmps", 4) * epoch) / 50
     return 2.0 + abs(math.log(lr / 5e-3)) / 4 + {"half": 0.0, -1: 0.1, 6: 0.2}[layer] + 1.0 / epoch + wiggle
