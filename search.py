@@ -58,10 +58,10 @@ def _dry_run(space: "Space", address: str | None) -> int:
 
 def _rehearsal(space: "Space", address: str | None) -> "Space":
     """The space in miniature, fitted to its testing model and to the machines at hand."""
-    from cmp.model.backbone import model_facts
     from cmp.search.cluster import cluster_nodes
+    from cmp.search.model_check import facts_of
 
-    facts = model_facts(space.rehearsal().fixed["model_string"])
+    facts = facts_of(space.rehearsal().fixed["model_string"], setting="testing")
     return space.rehearsal(facts, sum(node.gpus for node in cluster_nodes(address)))
 
 

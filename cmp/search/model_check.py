@@ -1,0 +1,43 @@
+"""Does the space suit its model? Asked before anything is tokenized or loaded, from the model's config alone."""
+
+import logging
+
+from cmp.space.checks import check_against_model
+from cmp.space.errors import UserError, require
+from cmp.space.layers import ModelFacts
+from cmp.space.space import Space
+
+
+def checked_model_facts(space: Space) -> ModelFacts:
+    """Layers, positions and vocabulary of the space's model.
+
+    Raises:
+        UserError: the model is not there, or a layer or length that could be sampled does not suit it.
+    """
+    facts = facts_of(space.fixed["model_string"])
+    require(check_against_model(space, facts))
+    return facts
+
+
+def facts_of(model_string: str, setting: str = "model_string") -> ModelFacts:
+    """The facts of a model by name.
+
+    Args:
+        model_string: hub id, local folder or built-in name.
+        setting: where the user wrote it, for the message.
+
+    Raises:
+        UserError: there is no such model, the hub cannot be reached, or its config is not one of a language model.
+    """
+    from cmp.model.backbone import model_facts
+
+    # Each of its retries is a warning of two lines; the error that comes in the end says it all.
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+    try:
+        return model_facts(model_string)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        hint = "use a hub id that can be reached, a local folder with its config.json, or pydoc"
+        raise UserError(setting, f'"{model_string}" cannot be loaded ({reason}); {hint}') from error
+    except AttributeError as error:
+        raise UserError(setting, f'"{model_string}" is not a causal language model ({error}); use one') from error
