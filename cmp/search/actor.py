@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 from ray import tune
+from ray._raylet import setproctitle  # type: ignore[attr-defined]
+from ray.tune import PlacementGroupFactory
 
 from cmp.search.footprint import Footprint
 from cmp.search.mailbox import Mailbox, Message
@@ -31,6 +33,9 @@ if TYPE_CHECKING:
 ANSWER_TIMEOUT_SECONDS = 5.0
 LEAVE_TIMEOUT_SECONDS = 60.0
 WORKER_RESTARTS = 3
+
+# A driver of several workers computes nothing, but an all-zero request is refused: one byte of memory it is.
+DRIVER_MEMORY_BYTES = 1
 
 
 @dataclass(frozen=True)
@@ -63,15 +68,35 @@ class TrialJob:
         return f"{self.experiment}/{self.plan.number:04d}"
 
 
+def placement(footprint: Footprint) -> PlacementGroupFactory:
+    """The trial's own worker, or next to nothing where Ray Train reserves for its workers."""
+    if footprint.workers > 1:
+        return PlacementGroupFactory([{"memory": DRIVER_MEMORY_BYTES}])
+    return PlacementGroupFactory([_resources(footprint)])
+
+
+def _resources(footprint: Footprint) -> dict[str, float]:
+    resources = {"CPU": footprint.cpus_per_worker}
+    if footprint.gpus_per_worker:
+        resources["GPU"] = footprint.gpus_per_worker
+    return resources
+
+
 class TrialActor(tune.Trainable):
     """One warm process; Tune hands it trial after trial (`reuse_actors`)."""
+
+    @classmethod
+    def default_resource_request(cls, config: dict[str, Any]) -> PlacementGroupFactory:
+        """What Tune reserves for a trial."""
+        return placement(config["job"].footprint)
 
     def setup(self, config: dict[str, Any]) -> None:
         """Start the first trial."""
         # Ctrl-C reaches the whole process group; only the driver decides what it means.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="trial")
-        self._shared_mailbox: Any = None
+        self._shared_mailbox: RemoteMailbox | None = None
+        self._last: Message = {}
         self._begin(config["job"])
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -82,12 +107,11 @@ class TrialActor(tune.Trainable):
 
     def step(self) -> Message:
         """The next message of the trial; asking for it answers the one before."""
-        if self._last_epoch:
-            self._post.answer(self._last_epoch)
-        message = self._post.next()
-        self._last_epoch = message.get("epoch", 0) if message["event"] == "reported" else 0
-        _set_process_title(self._job, message)
-        return message
+        if self._last.get("event") == "reported":
+            self._post.answer(self._last["epoch"])
+        _set_process_title(self._job, self._last)
+        self._last = self._post.next()
+        return self._last
 
     def cleanup(self) -> None:
         """Let the trial checkpoint and leave before the process ends."""
@@ -96,7 +120,7 @@ class TrialActor(tune.Trainable):
 
     def _begin(self, job: TrialJob) -> None:
         self._job = job
-        self._last_epoch = 0
+        self._last = {}
         _enter(job.directory)
         self._post: Any = Mailbox() if job.footprint.workers == 1 else self._open_shared_mailbox()
         self._post.put({"event": "started", "node": socket.gethostname(), "pid": os.getpid(), "done": False})
@@ -127,7 +151,7 @@ class RemoteMailbox:
     @classmethod
     def start(cls) -> "RemoteMailbox":
         """Start the actor; threads, because several workers wait in it at once."""
-        return cls(ray.remote(num_cpus=0, max_concurrency=32)(Mailbox).remote())
+        return cls(ray.remote(Mailbox).options(num_cpus=0, max_concurrency=32).remote())
 
     def __getattr__(self, name: str) -> Any:
         """Call a method of the mailbox and wait for what it returns."""
@@ -178,19 +202,18 @@ def _run_here(job: TrialJob, post: Mailbox) -> None:
 
 def _run_in_group(job: TrialJob, post: RemoteMailbox) -> None:
     """Several workers: Ray Train starts them, restarts them when one dies, and joins them in a process group."""
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
-    from ray.train.v2.api.config import LoggingConfig
+    from ray.train.v2.api.config import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 
     footprint = job.footprint
-    resources = {"CPU": footprint.cpus_per_worker}
-    if footprint.gpus_per_worker:
-        resources["GPU"] = footprint.gpus_per_worker
-    TorchTrainer(
+    trainer: Any = TorchTrainer  # its annotations still name the classes of Ray Train v1
+    trainer(
         _group_worker,
         train_loop_config={"job": job, "post": post},
         scaling_config=ScalingConfig(
-            num_workers=footprint.workers, use_gpu=footprint.gpus_per_worker > 0, resources_per_worker=resources
+            num_workers=footprint.workers,
+            use_gpu=footprint.gpus_per_worker > 0,
+            resources_per_worker=_resources(footprint),
         ),
         run_config=RunConfig(
             name=job.name.replace("/", "-"),
@@ -257,4 +280,4 @@ def _set_process_title(job: TrialJob, message: Message) -> None:
     """Name the process after its trial and latest loss, for `top` and the dashboard's list of processes."""
     loss = message.get("val_loss")
     suffix = "" if loss is None else f" epoch {message['epoch']} val_loss {loss:.4f}"
-    ray._raylet.setproctitle(f"ray::Trial {job.name}{suffix}")
+    setproctitle(f"ray::Trial {job.name}{suffix}")

@@ -4,15 +4,19 @@ A local Ray is started for the search and dies with it; `--address` joins a clus
 that Ray reads from the environment is set here, before Ray is imported.
 """
 
+import logging
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cmp.search.footprint import Node
 from cmp.space.errors import UserError
+
+if TYPE_CHECKING:
+    from ray._private.worker import BaseContext
 
 # Ray keeps 30 % of the memory for its object store; a search passes a few kilobytes through it.
 OBJECT_STORE_BYTES = 256 * 2**20
@@ -106,7 +110,7 @@ def connected(address: str | None, *, job_name: str) -> Iterator[Cluster]:
         ray.shutdown()
 
 
-def _start(job_name: str):  # noqa: ANN202 - ray is imported late, so its types cannot be named here
+def _start(job_name: str) -> "BaseContext":
     import ray
     from ray.job_config import JobConfig
 
@@ -114,13 +118,13 @@ def _start(job_name: str):  # noqa: ANN202 - ray is imported late, so its types 
         address="local",
         include_dashboard=True,
         log_to_driver=False,
-        logging_level="ERROR",
+        logging_level=logging.ERROR,
         object_store_memory=OBJECT_STORE_BYTES,
         job_config=JobConfig(metadata={"experiment": job_name}),
     )
 
 
-def _join(address: str, job_name: str):  # noqa: ANN202 - as above
+def _join(address: str, job_name: str) -> "BaseContext":
     import ray
     from ray.job_config import JobConfig
 
@@ -128,7 +132,7 @@ def _join(address: str, job_name: str):  # noqa: ANN202 - as above
         return ray.init(
             address=address,
             log_to_driver=False,
-            logging_level="ERROR",
+            logging_level=logging.ERROR,
             runtime_env={"env_vars": _travelling_environment(), **_working_dir()},
             job_config=JobConfig(metadata={"experiment": job_name}),
         )
@@ -164,11 +168,3 @@ def _token_file() -> Path | None:
         return None
     path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH", "~/.ray/auth_token")).expanduser()
     return path if path.exists() else None
-
-
-def forget_ray() -> None:
-    """Only for tests: leave a connected Ray."""
-    if "ray" in sys.modules:
-        import ray
-
-        ray.shutdown()

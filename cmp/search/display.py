@@ -114,17 +114,29 @@ def live_table(space: Space, history: History, width: int) -> Table:
     return table
 
 
-def trials_table(space: Space, trials: list[TrialRecord], width: int, *, title: str | None = None) -> Table:
-    """One row per trial. Searched settings that do not fit into `width` columns are left out, the last first."""
+def trials_table(
+    space: Space, trials: list[TrialRecord], width: int, *, title: str | None = None, over: bool = False
+) -> Table:
+    """One row per trial. Searched settings that do not fit into `width` columns are left out, the last first.
+
+    Args:
+        space: has the searched settings, in the order of the file.
+        trials: in the order of the rows.
+        width: columns of the terminal.
+        title: a line above the heads.
+        over: nothing runs any more, so what has not ended is unfinished.
+    """
     names = list(space.searched)
     head, tail = ["trial"], ["epoch", "val_loss", "recovered", "tokens/s", "status"]
     while True:
-        rows = [_row(space, trial, names) for trial in trials]
+        rows = [_row(trial, names, over=over) for trial in trials]
         heads = [*head, *(name[:HEAD_COLUMNS] for name in names), *tail]
         if not names or _width(heads, rows) <= width:
             break
         names.pop()
-    table = Table(title=title, title_justify="left", caption_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table = Table(
+        title=title, title_justify="left", caption_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0)
+    )
     for name in heads:
         table.add_column(name, justify="left" if name == "status" else "right", no_wrap=True)
     for row in rows:
@@ -137,7 +149,7 @@ def _width(heads: list[str], rows: list[list[str]]) -> int:
     return sum(max(len(cell) for cell in column) + 2 for column in columns)
 
 
-def _row(space: Space, trial: TrialRecord, names: list[str]) -> list[str]:
+def _row(trial: TrialRecord, names: list[str], *, over: bool) -> list[str]:
     best = trial.best_report
     last = trial.reports[-1] if trial.reports else {}
     return [
@@ -147,7 +159,7 @@ def _row(space: Space, trial: TrialRecord, names: list[str]) -> list[str]:
         _fixed(best and best.get("val_loss")),
         _fixed(best and best.get("recovered"), digits=2),
         _thousands(last.get("tokens_per_second")),
-        trial.outcome,
+        "unfinished" if over and not trial.has_ended else trial.outcome,
     ]
 
 
@@ -182,8 +194,9 @@ def best_line(history: History) -> str:
     if trial is None or trial.best_report is None:
         return "no result yet"
     report = trial.best_report
-    recovered = "" if report.get("recovered") is None else f", recovered {_fixed(report['recovered'], digits=2)}"
-    return f"best so far: trial {trial.number}, val_loss {_fixed(report['val_loss'])} at epoch {report['epoch']}{recovered}"
+    loss, epoch, recovered = _fixed(report["val_loss"]), report["epoch"], _fixed(report.get("recovered"), digits=2)
+    line = f"best so far: trial {trial.number}, val_loss {loss} at epoch {epoch}"
+    return f"{line}, recovered {recovered}" if recovered else line
 
 
 def seconds_left(space: Space, history: History, max_concurrent: int, now: float) -> float | None:

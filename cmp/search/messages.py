@@ -42,7 +42,7 @@ def same_command(arguments: Sequence[str] | None = None) -> str:
 def print_results(console: Console, space: Space, history: History, folder: ResultsFolder) -> None:
     """The table best first, the best trial between its bounds, where everything is and how to use it."""
     console.print()
-    console.print(trials_table(space, history.ranked(), _table_width(console)))
+    console.print(trials_table(space, history.ranked(), _table_width(console), over=True))
     console.print()
     best = history.best()
     if best is None:
@@ -56,10 +56,13 @@ def print_partial(console: Console, space: Space, history: History, folder: Resu
     """What an interrupted search has so far; it names no winner."""
     console.print()
     if history.trials:
-        table = trials_table(space, history.ranked(), _table_width(console), title="Partial results")
+        table = trials_table(space, history.ranked(), _table_width(console), title="Partial results", over=True)
         console.print(table)
     left = space.search.num_samples - sum(trial.has_ended for trial in history.trials.values())
-    say(console, f"\nInterrupted with {left} of {space.search.num_samples} trials still to end; these results are partial.")
+    say(
+        console,
+        f"\nInterrupted with {left} of {space.search.num_samples} trials still to end; these results are partial.",
+    )
     if history.best() is not None:
         say(console, f"Partial: {best_line(history)}.")
     say(console, f"Everything is in {folder.path}. To go on from here:\n\n    {same_command()}\n")
@@ -77,7 +80,7 @@ def best_text(best: TrialRecord, history: History, space: Space) -> str:
         lines.append("  recovered is undefined: the context itself does not help this model on this text")
     else:
         ratio = report.get("compression_ratio")
-        at = "" if ratio is None else f", at compression ratio {ratio:g}"
+        at = "" if ratio is None else f", at compression ratio {ratio:.1f}"
         lines.append(f"  recovered {report['recovered']:.3f} of what the context is worth{at}")
     epochs = sum(trial.epoch for trial in history.trials.values())
     spared = sum(_spared(trial, space) for trial in history.trials.values())
@@ -99,7 +102,7 @@ def places_text(folder: ResultsFolder) -> str:
         f"\n    from cmp import Compressor"
         f'\n    compressor = Compressor.from_pretrained("{path}/best")'
         f'\n    memory = compressor.compress("a long text ...")'
-        f'\n    print(compressor.generate(memory, max_new_tokens=40))\n'
+        f"\n    print(compressor.generate(memory, max_new_tokens=40))\n"
     )
 
 

@@ -1,10 +1,22 @@
-"""What is checked and made ready before the first trial: the model's config, the data, their fingerprints."""
+"""What is checked and made ready before the first trial: the model's config, the tokenized data, what both are."""
 
-from dataclasses import dataclass, field
+import hashlib
+import random
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from cmp.search.messages import say
+from cmp.search.model_check import checked_model_facts
 from cmp.space.space import Space
+
+if TYPE_CHECKING:
+    from cmp.train.data import DataSummary
+
+# Of a weight file, this much from each end goes into the fingerprint, with its size: whole files take seconds.
+FINGERPRINT_BYTES = 2**20
 
 
 @dataclass(frozen=True)
@@ -13,11 +25,60 @@ class Preparation:
 
     Args:
         facts: fingerprints of what the settings only name; they must not change between sessions.
+        data: counts of the data set.
     """
 
-    facts: dict[str, str] = field(default_factory=dict)
+    facts: dict[str, str]
+    data: "DataSummary"
 
 
 def prepare(space: Space, console: Console) -> Preparation:
-    """Check the space against its model and tokenize its data, once, for all trials."""
-    return Preparation()
+    """Check the space against its model and tokenize its data, once, for all trials.
+
+    Raises:
+        UserError: the model or the data cannot be loaded, or a setting does not suit them.
+    """
+    from cmp.train.data import prepare_data
+
+    checked_model_facts(space)
+    settings = space.trial_settings(space.sample(random.Random(0)))
+    data = prepare_data(settings, space.window, progress=console.is_terminal)
+    say(console, data_line(data))
+    return Preparation({"model": model_fingerprint(settings.model_string), "data": data.fingerprint}, data)
+
+
+def data_line(data: "DataSummary") -> str:
+    """What the data set holds and what was left out."""
+    line = f"Data: {data.documents:,} documents, {data.train_windows:,} windows to train on"
+    line += f" and {data.validation_windows:,} to validate on"
+    if data.dropped_documents:
+        line += f"; {data.dropped_documents:,} documents were too short"
+    if not data.from_cache:
+        line += f"; tokenized in {data.seconds:.1f} s ({data.tokens_per_second:,.0f} tokens/s)"
+    return line + "."
+
+
+def model_fingerprint(model_string: str) -> str:
+    """What the weights are, without loading them: the hub's commit, or a hash of the folder's files."""
+    from cmp.model.backbone import resolve_model_string
+
+    folder = Path(resolve_model_string(model_string)).expanduser()
+    return _folder_fingerprint(folder) if folder.is_dir() else _hub_commit(model_string)
+
+
+def _folder_fingerprint(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*")):
+        if path.suffix in (".safetensors", ".bin") or path.name == "config.json":
+            digest.update(f"{path.name} {path.stat().st_size}\n".encode())
+            with path.open("rb") as file:
+                digest.update(file.read(FINGERPRINT_BYTES))
+                file.seek(max(0, path.stat().st_size - FINGERPRINT_BYTES))
+                digest.update(file.read())
+    return digest.hexdigest()[:24]
+
+
+def _hub_commit(model_string: str) -> str:
+    from transformers import AutoConfig
+
+    return getattr(AutoConfig.from_pretrained(model_string), "_commit_hash", None) or "unknown"

@@ -3,6 +3,7 @@
 import logging
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -14,8 +15,12 @@ from cmp.search.footprint import Plan, plan_search
 from cmp.search.ledger import Ledger, Suggested
 from cmp.search.preparation import Preparation, prepare
 from cmp.search.signals import EXIT_INTERRUPTED, InterruptedEarlyError, Interruption
-from cmp.space.errors import UserError
+from cmp.space.checks import check_against_cluster
+from cmp.space.errors import UserError, require
 from cmp.space.space import Space
+
+if TYPE_CHECKING:
+    from cmp.search.actor import TrialJob
 
 EXIT_FINISHED = 0
 EXIT_NO_SUCCESS = 1
@@ -69,7 +74,7 @@ class _Search:
                 self._search(ledger, interruption)
             except InterruptedEarlyError as signal:
                 ledger.interrupt(str(signal))
-        return self._end(ledger)
+            return self._end(ledger)
 
     def _search(self, ledger: Ledger, interruption: Interruption) -> None:
         preparation = prepare(self.space, self.console)
@@ -89,6 +94,7 @@ class _Search:
             multi_gpu=fixed["multi_gpu"],
             model_parallel=fixed["model_parallel"],
         )
+        require(check_against_cluster(self.space, _total(cluster, "gpus"), _total(cluster, "cpus")))
         if plan.max_concurrent == 0:
             raise UserError("resources", plan.reason)
         return plan
@@ -106,9 +112,9 @@ class _Search:
         display = Display(self.space, ledger.history, self.console, max_concurrent=plan.max_concurrent)
 
         def on_step() -> None:
-            if interruption.requested:
+            if interruption.signal is not None and ledger.history.interrupted_by is None:
                 display.status("Leaving: the trials write their checkpoints ...")
-                ledger.interrupt(interruption.signal or "")
+                ledger.interrupt(interruption.signal)
 
         jobs = _JobFactory(self.space, self.folder, plan, frozenset(ledger.rungs))
         desk = Desk(ledger, jobs, on_step, interruption.overdue, display.say)
@@ -119,13 +125,13 @@ class _Search:
             while not ledger.exhausted and not interruption.requested:
                 run_tune(
                     desk,
-                    footprint=plan.footprint,
                     max_concurrent=plan.max_concurrent,
                     name=f"session-{len(ledger.history.sessions)}",
                     storage=self.folder.ray.absolute(),
                     callbacks=callbacks,
                 )
             on_step()
+            ledger.complete()
 
     def _end(self, ledger: Ledger) -> int:
         """Print what there is and choose the exit code."""
@@ -140,14 +146,14 @@ class _Search:
 
 @dataclass(frozen=True)
 class _JobFactory:
-    """Turns a suggestion into what a trial's process needs; paths are absolute, because that process may be anywhere."""
+    """Turns a suggestion into what a trial's process needs; paths are absolute: that process may be anywhere."""
 
     space: Space
     folder: ResultsFolder
     plan: Plan
     rungs: frozenset[int]
 
-    def __call__(self, suggested: Suggested):  # noqa: ANN204 - TrialJob imports ray, which must start late
+    def __call__(self, suggested: Suggested) -> "TrialJob":
         from cmp.search.actor import TrialJob
         from cmp.train.session import TrialPlan
 
@@ -165,6 +171,10 @@ class _JobFactory:
             rungs=self.rungs,
             directory=Path.cwd(),
         )
+
+
+def _total(cluster: Cluster, resource: str) -> float:
+    return sum(getattr(node, resource) for node in cluster.nodes)
 
 
 def _record(plan: Plan) -> dict[str, object]:

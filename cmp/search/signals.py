@@ -96,7 +96,9 @@ class Interruption:
         self._force.start()
 
     def _leave_by_force(self) -> None:
-        self._abort(f"\nA trial did not leave in time; nothing before its last checkpoint is lost. {self._farewell()}\n")
+        self._abort(
+            f"\nA trial did not leave in time; nothing before its last checkpoint is lost. {self._farewell()}\n"
+        )
 
     def _abort(self, message: str) -> None:
         os.write(sys.stderr.fileno(), ((_SHOW_CURSOR if sys.stderr.isatty() else "") + message).encode())

@@ -4,13 +4,15 @@ Every decision is the ledger's. The searcher and the scheduler here only transla
 ledger needs: it writes an event to the journal before Tune acts on it.
 """
 
+import pickle
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from ray import tune
-from ray.tune import CheckpointConfig, FailureConfig, PlacementGroupFactory, RunConfig, TuneConfig
+from ray import cloudpickle, tune
+from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError
+from ray.tune import CheckpointConfig, FailureConfig, RunConfig, TuneConfig
 from ray.tune.callback import Callback
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
@@ -18,15 +20,11 @@ from ray.tune.search import Searcher
 from ray.tune.stopper import Stopper
 
 from cmp.search.actor import TrialActor, TrialJob
-from cmp.search.footprint import Footprint
 from cmp.search.ledger import Ledger, Suggested
 from cmp.train.session import EpochReport, TrialOutcome
 
 # A trial's process may die this often (killed, machine gone) before the trial counts as failed.
 PROCESS_RESTARTS = 3
-
-# A driver of several workers computes nothing, but an all-zero request is refused: one byte of memory it is.
-DRIVER_MEMORY_BYTES = 1
 
 _REPORT_FIELDS = tuple(field.name for field in fields(EpochReport))
 
@@ -97,7 +95,9 @@ class LedgerSearcher(Searcher):
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
         """A config, or Tune's word for the end."""
-        return self._desk.suggest(trial_id) or Searcher.FINISHED
+        # Tune compares the whole answer with this word, though its annotation has no room for it.
+        finished: Any = Searcher.FINISHED
+        return self._desk.suggest(trial_id) or finished
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Nothing: the scheduler sees every end, the callback every error."""
@@ -149,10 +149,18 @@ class ProcessWatch(Callback):
 
 
 def _death(trial: Trial) -> str:
-    """One line on why a trial's process ended."""
-    error = trial.get_pickled_error() or trial.get_error()
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"its process died ({lines[0][:200]})" if lines else "its process died"
+    """A few words on how a trial's process ended."""
+    try:
+        error = cloudpickle.loads(Path(trial.pickled_error_file).read_bytes())
+    except (OSError, TypeError, EOFError, pickle.UnpicklingError):
+        return "its process died"
+    if isinstance(error, OutOfMemoryError):
+        return "its process was ended because the machine ran out of memory"
+    if isinstance(error, NodeDiedError):
+        return "its machine is gone"
+    if isinstance(error, RayActorError):
+        return "its process died (killed or crashed)"
+    return f"its process failed ({type(error).__name__}: {str(error).splitlines()[-1][:200]})"
 
 
 class Deadline(Stopper):
@@ -170,20 +178,9 @@ class Deadline(Stopper):
         return self._desk.must_end()
 
 
-def placement(footprint: Footprint) -> PlacementGroupFactory:
-    """What Tune reserves for a trial: the worker itself, or next to nothing where Ray Train reserves for its workers."""
-    if footprint.workers > 1:
-        return PlacementGroupFactory([{"memory": DRIVER_MEMORY_BYTES}])
-    bundle = {"CPU": footprint.cpus_per_worker}
-    if footprint.gpus_per_worker:
-        bundle["GPU"] = footprint.gpus_per_worker
-    return PlacementGroupFactory([bundle])
-
-
 def run_tune(
     desk: Desk,
     *,
-    footprint: Footprint,
     max_concurrent: int,
     name: str,
     storage: Path,
@@ -193,14 +190,13 @@ def run_tune(
 
     Args:
         desk: the ledger and what goes with it.
-        footprint: of one trial.
         max_concurrent: trials at once.
         name: of this session; also the folder of Tune's own state under `storage`.
         storage: an absolute folder for Tune's own state, safe to delete afterwards.
         callbacks: loggers that the user asked for.
     """
     tuner = tune.Tuner(
-        tune.with_resources(TrialActor, placement(footprint)),
+        TrialActor,
         param_space={},
         tune_config=TuneConfig(
             search_alg=LedgerSearcher(desk),
