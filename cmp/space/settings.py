@@ -98,6 +98,7 @@ class SearchSettings:
     reduction_factor: Annotated[int, Range(2), "of this many trials one goes on at each rung"] = 3
     min_peers: Annotated[int, Range(1), "results a rung needs before it may stop a trial"] = 3
     time_budget_seconds: Annotated[float | None, _POSITIVE, "no new trial is started after this time"] = None
+    tracker: Annotated[Literal["wandb", "mlflow"] | None, "send every report there too, through Ray Tune"] = None
 
 
 @dataclass(frozen=True)
