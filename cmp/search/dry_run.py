@@ -50,8 +50,10 @@ def _parts(space: Space, address: str | None) -> Iterator[list[str]]:
     yield ["", f"First {_count(len(trials), 'trial')} of {space.search.num_samples}:", *describe_trials(trials)]
     yield ["", *describe_rungs(space)]
     nodes = cluster_nodes(address)
-    require(check_against_cluster(space, sum(node.gpus for node in nodes), sum(node.cpus for node in nodes)))
-    yield describe_plan(_plan(space, nodes))
+    plan = _plan(space, nodes)
+    totals = sum(node.gpus for node in nodes), sum(node.cpus for node in nodes)
+    require(check_against_cluster(space, *totals, workers=plan.footprint.workers))
+    yield describe_plan(plan)
     yield describe_model(space, checked_model_facts(space))
     summary = _data_summary(space, trials[0])
     yield describe_data(space, summary)

@@ -238,23 +238,25 @@ def _too_long(space: Space, facts: ModelFacts, model: str) -> Iterator[_Finding]
         yield context_name, message
 
 
-def check_against_cluster(space: Space, gpus: float, cpus: float) -> list[Problem]:
+def check_against_cluster(space: Space, gpus: float, cpus: float, workers: int | None = None) -> list[Problem]:
     """Problems that show only when the machines are known.
 
     Args:
         space: the space.
         gpus: GPUs of the whole cluster.
         cpus: CPU cores of the whole cluster.
+        workers: of one trial, where the footprint is known already; else as if the cluster were one machine.
     """
-    return [space.problem(setting, message) for setting, message in _beyond_cluster(space, gpus, cpus)]
+    found = _beyond_cluster(space, gpus, cpus, space.resources.workers or workers)
+    return [space.problem(setting, message) for setting, message in found]
 
 
-def _beyond_cluster(space: Space, gpus: float, cpus: float) -> Iterator[_Finding]:
+def _beyond_cluster(space: Space, gpus: float, cpus: float, workers: int | None) -> Iterator[_Finding]:
     resources, multi_gpu = space.resources, space.fixed["multi_gpu"]
     if multi_gpu and gpus == 0:
         yield "multi_gpu", "true, but there is no GPU here; for workers on CPUs use resources.workers: N"
         return
-    workers = resources.workers or (int(gpus) if multi_gpu else 1)
+    workers = workers or (int(gpus) if multi_gpu else 1)
     gpus_each, cpus_each = resources.gpus_per_worker or 0, resources.cpus_per_worker or 0
     needs_gpus = workers * (1 if multi_gpu and resources.gpus_per_worker is None else gpus_each)
     if needs_gpus > gpus:

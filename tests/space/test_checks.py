@@ -271,6 +271,13 @@ def test_what_fits_the_machines_is_fine(load: Load, text: str) -> None:
     assert check_against_cluster(load(text), 2, 4) == []
 
 
+def test_batches_are_split_over_the_workers_that_the_footprint_has(load: Load) -> None:
+    space = load("multi_gpu: true\nbatch_size: 32\n")  # two nodes of 4 and 3 GPUs: a trial takes the larger one
+
+    assert check_against_cluster(space, 7, 16, workers=4) == []
+    assert [found.setting for found in check_against_cluster(space, 7, 16)] == ["batch_size"]
+
+
 @pytest.mark.parametrize(
     ("layer", "n_layers", "blocks"),
     [
