@@ -1,17 +1,133 @@
-"""Who watches a search besides the terminal: the page, Ray's metrics, TensorBoard, Weights & Biases, MLflow."""
+"""Who watches a search besides the terminal: the page, TensorBoard, Ray's metrics, Weights & Biases, MLflow.
 
+All of them are views. What goes wrong in one is said in one line and costs the search nothing.
+"""
+
+import importlib.util
+import logging
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from cmp.report.page import write_page
+from cmp.report.tensorboard import TensorBoardWriter, is_available
 from cmp.results.folder import ResultsFolder
+from cmp.results.history import History
+from cmp.results.journal import Event, read_events
 from cmp.search.ledger import Ledger
 from cmp.search.metrics import RayMetrics
+from cmp.space.errors import UserError
 from cmp.space.space import Space
+
+logger = logging.getLogger(__name__)
+
+# The page takes some tenths of a second of the driver's time; it is written at most this often, and never so often
+# that it takes more than a few percent of one core.
+PAGE_EVERY_SECONDS = 10.0
+PAGE_SHARE_OF_TIME = 0.03
 
 
 @contextmanager
 def observers(space: Space, folder: ResultsFolder, ledger: Ledger) -> Iterator[list[Any]]:
-    """Subscribe all of them to the ledger; gives the callbacks that Ray Tune has to call itself."""
+    """Let all of them watch; gives the callbacks that Ray Tune has to call itself."""
     ledger.subscribe(RayMetrics(space.name, ledger.history).on_event)
-    yield []
+    scribe = Scribe(folder)
+    ledger.subscribe(scribe.on_event)
+    try:
+        yield tracker_callbacks(space, folder)
+    finally:
+        scribe.close()
+
+
+class Scribe:
+    """Writes report.html and the TensorBoard files in a thread of its own, from the journal on disk."""
+
+    def __init__(self, folder: ResultsFolder) -> None:
+        self._folder = folder
+        self._news = threading.Event()
+        self._ended = False
+        self._tensorboard: TensorBoardWriter | None = None
+        self._thread = threading.Thread(target=self._work, name="scribe", daemon=True)
+        self._thread.start()
+
+    def on_event(self, event: Event) -> None:
+        """Take note that there is something to write."""
+        self._news.set()
+
+    def close(self) -> None:
+        """Write the last state and end."""
+        self._ended = True
+        self._news.set()
+        self._thread.join()
+        self._write()
+        if self._tensorboard is not None:
+            self._tensorboard.close()
+
+    def _work(self) -> None:
+        while not self._ended:
+            self._news.wait()
+            self._news.clear()
+            if not self._ended:
+                seconds = self._write()
+                self._pause(max(PAGE_EVERY_SECONDS, seconds / PAGE_SHARE_OF_TIME))
+
+    def _pause(self, seconds: float) -> None:
+        end = time.monotonic() + seconds
+        while not self._ended and time.monotonic() < end:
+            time.sleep(0.1)
+
+    def _write(self) -> float:
+        """Write everything once; returns the processor time that it took, in seconds."""
+        began = time.thread_time()
+        try:
+            write_page(self._folder.path)
+            self._write_tensorboard()
+        except Exception as error:  # a view that breaks must not end a search of days
+            logger.warning("the page could not be written, the search goes on: %s: %s", type(error).__name__, error)
+        return time.thread_time() - began
+
+    def _write_tensorboard(self) -> None:
+        if self._tensorboard is None and is_available():
+            self._tensorboard = TensorBoardWriter(self._folder.path)
+        if self._tensorboard is not None:
+            self._tensorboard.update(History.from_events(read_events(self._folder.journal)))
+
+
+def require_tracker(space: Space) -> None:
+    """Fail early when the package that `search.tracker` names is not installed.
+
+    Raises:
+        UserError: it is not.
+    """
+    package = space.search.tracker
+    if package is not None and importlib.util.find_spec(package) is None:
+        raise UserError("search.tracker", f"{package} is not installed; pip install {package}, or remove this line")
+
+
+def tracker_callbacks(space: Space, folder: ResultsFolder) -> list[Any]:
+    """Ray Tune's own integration of the tracker that the space names.
+
+    Weights & Biases takes its mode and key from the environment (WANDB_MODE=offline writes to the results folder);
+    MLflow goes to MLFLOW_TRACKING_URI, or to a database in the results folder.
+    """
+    if space.search.tracker == "wandb":
+        from ray.air.integrations.wandb import WandbLoggerCallback
+
+        return [WandbLoggerCallback(project=space.name, dir=str(folder.path.absolute()), excludes=_NOT_METRICS)]
+    if space.search.tracker == "mlflow":
+        return [_mlflow(space, folder)]
+    return []
+
+
+def _mlflow(space: Space, folder: ResultsFolder) -> Any:
+    import os
+
+    from ray.air.integrations.mlflow import MLflowLoggerCallback
+
+    address = os.environ.get("MLFLOW_TRACKING_URI", f"sqlite:///{folder.path.absolute()}/mlflow.db")
+    return MLflowLoggerCallback(tracking_uri=address, experiment_name=space.name)
+
+
+_NOT_METRICS = ["event", "node", "pid", "job"]

@@ -77,6 +77,9 @@ class _Search:
             return self._end(ledger)
 
     def _search(self, ledger: Ledger, interruption: Interruption) -> None:
+        from cmp.search.observers import require_tracker
+
+        require_tracker(self.space)
         preparation = prepare(self.space, self.console)
         with connected(self.address, job_name=self.space.name) as cluster:
             interruption.install()
