@@ -199,7 +199,7 @@ def curves(view: SearchView) -> Variants:
     if stops:
         last = [t.points[-1][1] for t in stops]
         trace = markers("stopped", stops, [r["epoch"] for r in last], [r["val_loss"] for r in last])
-        trace |= {"name": "stopped here", "marker": {"symbol": "line-ns-open", "size": 9, "color": "@muted"}}
+        trace |= {"name": "stopped here", "marker": {"symbol": "line-ew-open", "size": 9, "color": "@muted"}}
         data.append(trace)
     if view.best:
         data.append(_curve(view, [view.best], "best", "@best", 3.0, 1.0))
@@ -249,7 +249,7 @@ def _curve(
 
 
 def _upright(x: float, dash: str) -> Figure:
-    line = {"color": "@line", "width": 1, "dash": dash}
+    line = {"color": "@soft", "width": 1, "dash": dash}
     return {"type": "line", "yref": "paper", "y0": 0, "y1": 1, "x0": x, "x1": x, "line": line, "layer": "below"}
 
 

@@ -10,7 +10,7 @@ from cmp.report.view import SearchView, TrialView, scale
 
 def trials_table(view: SearchView) -> Markup:
     """Every trial, best first; page.js sorts and filters it."""
-    columns = [("trial", "n"), ("outcome", "t"), ("epoch", "n"), ("val_loss", "n"), ("recovered", "n"), ("ratio", "n")]
+    columns = [("trial", "n"), ("val_loss", "n"), ("recovered", "n"), ("outcome", "t"), ("epoch", "n"), ("ratio", "n")]
     columns += [(name, "t" if scale(domain) == "choice" else "n") for name, domain in view.domains.items()]
     columns += [("time", "n"), ("tokens/s", "n")]
     head = "".join(
@@ -32,10 +32,10 @@ def _trial_row(view: SearchView, trial: TrialView) -> Markup:
     speed = best.get("tokens_per_second")
     cells = [
         _cell(trial.number, str(trial.number), "n"),
-        _cell(trial.word, outcome, "t outcome"),
-        _cell(record.epoch, str(record.epoch), "n"),
         _cell(best.get("val_loss"), text.loss(best.get("val_loss")), "n"),
         _cell(best.get("recovered"), text.percent(best.get("recovered")), "n"),
+        _cell(trial.word, outcome, "t outcome"),
+        _cell(record.epoch, str(record.epoch), "n"),
         _cell(best.get("compression_ratio"), text.ratio(best.get("compression_ratio")), "n"),
     ]
     for name, domain in view.domains.items():

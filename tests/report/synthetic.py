@@ -222,8 +222,8 @@ def examples() -> dict[str, Any]:
     target = " went to find him. Behind a big tree she saw the dog, fast asleep on the ball. Lily laughed."
     rows = [(1, 2.31, 1.22, 1.20), (57, 2.50, 1.71, 1.51), (191, 2.66, 1.95, 1.58), (384, 2.12, 2.05, 1.31)]
     return {
-        "trial": 7,
-        "epoch": 9,
+        "trial": 5,
+        "epoch": 8,
         "scored": 384,
         "examples": [
             {

@@ -169,9 +169,8 @@
   if (facts.reload) {
     reload.checked = memory.reload !== false;
     reload.addEventListener("change", () => remember({ reload: reload.checked }));
-    setTimeout(readAgain, facts.reload * 1000);
   }
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawAll);
   restore();
-  drawAll();
+  drawAll().then(() => { if (facts.reload) setTimeout(readAgain, facts.reload * 1000); });
 })();

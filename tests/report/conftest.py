@@ -1,0 +1,41 @@
+"""Results folders to show, and a real browser to show them in."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from cmp.report.page import write_page
+from tests.report.headless import chrome
+from tests.report.synthetic import write_folder
+
+if TYPE_CHECKING:
+    from selenium.webdriver import Chrome
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Callable[[str], Path]:
+    """Write a results folder of one of `synthetic.KINDS`."""
+    return lambda kind: write_folder(tmp_path / kind, kind)
+
+
+@pytest.fixture(scope="session")
+def pages(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """A results folder of each kind with its page, written once."""
+    root = tmp_path_factory.mktemp("pages")
+
+    def folder(kind: str) -> Path:
+        if not (root / kind / "report.html").exists():
+            write_page(write_folder(root / kind, kind))
+        return root / kind
+
+    return folder
+
+
+@pytest.fixture(scope="session")
+def browser() -> "Iterator[Chrome]":
+    """One Chromium for all tests, with WebGL in software."""
+    driver = chrome("--enable-unsafe-swiftshader")
+    yield driver
+    driver.quit()

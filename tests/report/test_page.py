@@ -1,0 +1,191 @@
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from cmp.report import text
+from cmp.report.__main__ import main
+from cmp.report.example_cards import marked_differences
+from cmp.report.page import write_page
+from cmp.results.examples import load_examples, pick, save_examples
+from tests.report.synthetic import KINDS, write_folder
+
+ROOT = Path(__file__).parents[2]
+
+
+def own_part(page: Path) -> str:
+    """The page without plotly.js, which is a script of its own."""
+    html = page.read_text(encoding="utf-8")
+    scripts = re.findall(r"<script>.*?</script>", html, flags=re.DOTALL)
+    return html.replace(max(scripts, key=len), "")
+
+
+def facts(page: Path) -> dict:  # type: ignore[type-arg]
+    found = re.search(r'<script type="application/json" id="facts">(.*?)</script>', own_part(page), flags=re.DOTALL)
+    assert found
+    return json.loads(found.group(1))
+
+
+@pytest.mark.parametrize(
+    ("kind", "says"),
+    [
+        ("none", "No trial yet."),
+        ("suggested", "No result yet."),
+        ("one", "in one session"),
+        ("failed", "No trial succeeded."),
+        ("typical", "of what the context is worth"),
+        ("running", "So far: "),
+        ("interrupted", "When interrupted: "),
+        ("harmful", "no compressor helps."),
+        ("many", "500</b><span>trials"),
+    ],
+)
+def test_every_state_of_a_search_has_its_words(pages: Callable[[str], Path], kind: str, says: str) -> None:
+    assert says in own_part(pages(kind) / "report.html")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_texts_of_users_never_become_markup(pages: Callable[[str], Path], kind: str) -> None:
+    html = own_part(pages(kind) / "report.html")
+
+    assert "<script>alert" not in html
+    assert "stories <b>" not in html
+    assert "stories &lt;b&gt;&amp;" in html
+
+
+def test_nothing_is_loaded_from_anywhere(pages: Callable[[str], Path]) -> None:
+    html = own_part(pages("typical") / "report.html")
+
+    assert not re.findall(r'(?:src|href)="(?:https?:)?//', html)
+    assert "default-src 'none'" in html
+
+
+def test_a_page_that_is_final_does_not_reload_and_a_running_one_does(pages: Callable[[str], Path]) -> None:
+    assert facts(pages("running") / "report.html")["reload"] == 15
+    assert 'http-equiv="refresh"' in own_part(pages("running") / "report.html")
+    assert facts(pages("typical") / "report.html")["reload"] is None
+    assert 'http-equiv="refresh"' not in own_part(pages("typical") / "report.html")
+
+
+def test_links_lead_to_files_that_exist(pages: Callable[[str], Path]) -> None:
+    folder = pages("typical")
+
+    method = own_part(folder / "report.html").split('id="method"')[1]
+    linked = re.findall(r'href="([^"#]+)"', method)
+
+    assert "journal.jsonl" in linked
+    assert all((folder / path).exists() for path in linked)
+
+
+def test_a_page_is_replaced_in_one_step_and_leaves_nothing_behind(results: Callable[[str], Path]) -> None:
+    folder = results("running")
+    first = write_page(folder)
+    with first.open(encoding="utf-8") as reader:
+        write_folder(folder, "typical")
+        write_page(folder)
+        old = reader.read()
+
+    assert old.endswith("</html>\n") and "So far: " in old
+    assert "So far: " not in first.read_text(encoding="utf-8")
+    assert not list(folder.glob(".report*"))
+
+
+def test_a_torn_last_line_of_the_journal_does_not_matter(results: Callable[[str], Path]) -> None:
+    folder = results("typical")
+    with (folder / "journal.jsonl").open("a") as journal:
+        journal.write('{"time": 1, "event": "repor')
+
+    assert "of what the context is worth" in own_part(write_page(folder))
+
+
+def test_damaged_examples_only_cost_the_examples(results: Callable[[str], Path]) -> None:
+    folder = results("typical")
+    (folder / "best" / "examples.json").write_text('{"trial": 0, "examp')
+
+    html = own_part(write_page(folder))
+
+    assert 'id="examples"' not in html
+    assert 'id="trials"' in html
+
+
+def test_the_command_rebuilds_the_page_from_the_journal_alone(results: Callable[[str], Path]) -> None:
+    folder = results("typical")
+    (folder / "best" / "examples.json").unlink()
+
+    command = [sys.executable, "-m", "cmp.report", str(folder)]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+
+    assert printed.stdout.strip() == str(folder / "report.html")
+    assert "of what the context is worth" in own_part(folder / "report.html")
+
+
+def test_the_command_says_what_is_wrong_with_a_folder(
+    tmp_path: Path, results: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(tmp_path)]) == 2
+    assert "no journal.jsonl and space.yaml here" in capsys.readouterr().err
+
+    folder = results("typical")
+    lines = (folder / "journal.jsonl").read_text().splitlines(keepends=True)
+    (folder / "journal.jsonl").write_text("".join([lines[0], "garbage\n", *lines[1:]]))
+    assert main([str(folder)]) == 2
+    assert "journal.jsonl:2" in capsys.readouterr().err
+
+
+def test_the_page_needs_neither_torch_nor_ray_nor_the_plotly_package(results: Callable[[str], Path]) -> None:
+    folder = results("one")
+    program = (
+        "import sys; from pathlib import Path; from cmp.report.page import write_page; "
+        f"write_page(Path({str(folder)!r})); print(sorted({{'torch', 'ray', 'optuna', 'plotly'}} & set(sys.modules)))"
+    )
+
+    printed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
+
+    assert printed.stdout.strip() == "[]"
+
+
+def test_examples_survive_being_written_and_read(results: Callable[[str], Path], tmp_path: Path) -> None:
+    examples = load_examples(results("typical") / "best" / "examples.json")
+    assert examples is not None
+
+    save_examples(tmp_path / "again" / "examples.json", examples)
+
+    assert load_examples(tmp_path / "again" / "examples.json") == examples
+
+
+def test_the_worst_two_are_always_among_the_examples_picked() -> None:
+    lost = [0.1 * ((7 * i) % 50) for i in range(50)]
+    ranked = sorted(range(50), key=lambda i: lost[i])
+
+    picked = pick(lost, 6)
+
+    assert [ranked.index(i) for i in picked] == [0, 12, 24, 36, 48, 49]
+    assert pick([0.3, 0.1], 6) == [1, 0]
+
+
+def test_a_reconstruction_shows_where_it_differs() -> None:
+    marked = marked_differences("the red <ball> fell", "the blue <ball> fell")
+
+    assert marked == "the <mark>blue</mark> &lt;ball&gt; fell"
+
+
+@pytest.mark.parametrize(
+    ("shown", "expected"),
+    [
+        (text.duration(0.2), "0 s"),
+        (text.duration(61), "1 min 1 s"),
+        (text.duration(3600), "1 h"),
+        (text.duration(90061), "1 d 1 h"),
+        (text.percent(-0.123), "−12 %"),
+        (text.percent(0.0123), "1.2 %"),
+        (text.setting(0.000123456), "0.000123"),
+        (text.setting(True), "yes"),
+        (text.count(1234567), "1 234 567"),
+    ],
+)
+def test_numbers_are_printed_for_people(shown: str, expected: str) -> None:
+    assert re.sub(r"\s", " ", shown) == expected

@@ -1,0 +1,111 @@
+import os
+import socket
+from typing import Any
+
+import pytest
+
+from cmp.report.figures import best_per_vectors
+from cmp.report.view import SearchView, build
+from cmp.results.history import History
+from cmp.space.space import Space
+from tests.report.synthetic import EPOCHS, LOOPS_PER_EPOCH, SPACE, events_of, metrics, session
+
+
+def view_of(events: list[dict[str, Any]]) -> SearchView:
+    return build(History.from_events(events), Space.from_dict(SPACE))
+
+
+def trial_events(number: int, n_cmps: int, losses: list[float], end: str, start: float) -> list[dict[str, Any]]:
+    settings = {"cmp_len": 50, "n_cmps": n_cmps, "cmp_layer": -1, "lr": 0.01, "memory": "kv", "l2": 0.0}
+    events: list[dict[str, Any]] = [
+        {"time": start, "event": "suggested", "trial": number, "settings": settings},
+        {"time": start, "event": "started", "trial": number, "attempt": 1, "node": None, "pid": 1},
+    ]
+    for epoch, loss in enumerate(losses, start=1):
+        reported = metrics(settings, epoch, loss, 10.0)
+        time = start + 10 * epoch
+        events.append({"time": time, "event": "reported", "trial": number, "epoch": epoch, "metrics": reported})
+    last = {"time": start + 10 * len(losses), "event": end, "trial": number, "epoch": len(losses)}
+    return [*events, last] if end else events
+
+
+def test_early_stopping_saved_what_the_stopped_trials_did_not_run() -> None:
+    events = [session(0.0, 1), *trial_events(0, 2, [2.0] * EPOCHS, "finished", 0.0)]
+    events += trial_events(1, 4, [2.3, 2.2, 2.1], "stopped", 90.0)
+
+    view = view_of(events)
+
+    assert sum(t.loops for t in view.trials) == (EPOCHS + 3) * LOOPS_PER_EPOCH
+    assert sum(t.saved_loops for t in view.trials) == (EPOCHS - 3) * LOOPS_PER_EPOCH
+    assert view.saved_slot_seconds == pytest.approx((EPOCHS - 3) * 10.0)
+
+
+def test_pauses_between_sessions_are_not_search_time() -> None:
+    events = [session(1000.0, 1), {"time": 1060.0, "event": "interrupted", "signal": "SIGTERM"}]
+    events += [session(9000.0, 2), {"time": 9030.0, "event": "completed"}]
+
+    view = view_of(events)
+
+    assert view.history.seconds == 90.0
+    assert view.clock.at(9010.0) == 70.0
+    assert view.clock.at(5000.0) == 60.0
+    assert view.clock.resumed_at == [60.0]
+
+
+@pytest.mark.parametrize(
+    ("kind", "state"), [("none", "running"), ("typical", "completed"), ("interrupted", "interrupted")]
+)
+def test_the_state_is_what_the_last_session_ended_with(kind: str, state: str) -> None:
+    assert view_of(events_of(kind)).state == state
+
+
+def test_no_events_at_all_is_a_search_that_has_not_started() -> None:
+    assert view_of([]).state == "empty"
+
+
+def test_a_session_of_this_machine_whose_process_is_gone_is_not_called_running() -> None:
+    here = session(0.0, 1) | {"host": socket.gethostname()}
+
+    assert view_of([here | {"pid": 2**22 + 12345}]).state == "lost"
+    assert view_of([here | {"pid": os.getpid()}]).state == "running"
+
+
+def test_a_trial_at_work_when_the_search_was_interrupted_says_so() -> None:
+    view = view_of(events_of("interrupted"))
+
+    assert [t.word for t in view.trials if t.group == "running"] == ["interrupted", "interrupted"]
+
+
+def test_rungs_are_the_powers_of_the_reduction_factor_below_the_last_epoch() -> None:
+    assert view_of([]).rungs == [1, 3]
+
+
+def test_the_best_for_each_number_of_vectors_and_which_of_them_are_worth_their_price() -> None:
+    events = [session(0.0, 1)]
+    for number, (n_cmps, loss) in enumerate([(1, 2.2), (1, 2.1), (4, 1.9), (8, 2.0), (16, 1.8)]):
+        events += trial_events(number, n_cmps, [loss], "stopped", 10.0 * number)
+
+    rows = best_per_vectors(view_of(events))
+
+    assert [(t.number, on_front) for t, on_front in rows] == [(1, True), (2, True), (3, False), (4, True)]
+
+
+def test_a_failed_trial_is_never_the_best() -> None:
+    events = [session(0.0, 1), *trial_events(0, 2, [2.0], "stopped", 0.0), *trial_events(1, 2, [1.0], "", 10.0)]
+    events.append(
+        {"time": 30.0, "event": "failed", "trial": 1, "kind": "diverged", "reason": "nan", "log": "l", "epoch": 1}
+    )
+
+    best = view_of(events).best
+
+    assert best is not None and best.number == 0
+
+
+def test_a_report_without_a_finite_loss_is_passed_over() -> None:
+    events = [session(0.0, 1), *trial_events(0, 2, [2.0, 1.9], "", 0.0)]
+    events[-1]["metrics"]["val_loss"] = None
+
+    (trial,) = view_of(events).trials
+
+    assert trial.loss == 2.0
+    assert len(trial.points) == 1
