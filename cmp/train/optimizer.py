@@ -165,7 +165,7 @@ class Stepper:
         self._workers.add_up(self._buffer.flat)
         self._buffer.finish(self._loss_scale, self._grad_clip)
         for group in self.optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group.get("lr_scale", 1.0)
         self.optimizer.step()
         self._unread.append((loops, *_copy_to_host(self._buffer.words)))
         self._buffer.clear()
