@@ -173,7 +173,7 @@ def test_every_shipped_space_dry_runs_on_local_stand_ins(
     typed: Callable, path: Path, tmp_path: Path, tiny_model_folder: Path, tiny_text_file: Path
 ) -> None:
     overrides = [f"model_string={tiny_model_folder}", f"dataset={tiny_text_file}", f"save_root={tmp_path}"]
-    overrides += [f"data_root={tmp_path}", f"testing={tiny_model_folder}", "dataset_config=null"]
+    overrides += [f"data_root={tmp_path}", f"testing={tiny_model_folder}"]
 
     code, out, _ = typed(path, *(word for override in overrides for word in ("--set", override)), "--test", "--dry-run")
 

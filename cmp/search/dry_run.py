@@ -194,8 +194,12 @@ def describe_epoch(space: Space, train_windows: int) -> list[str]:
     loops, batch_size = _range(space, "n_train_loops"), _range(space, "batch_size")
     return [
         f"An epoch: {loops} loops of {batch_size} windows: {windows} windows, {_between(low, high)} tokens; "
-        f"a whole trial reads each window {passes:,.1f} times"
+        f"a whole trial reads each window {_times(passes)}"
     ]
+
+
+def _times(passes: float) -> str:
+    return f"{passes:,.1f} times" if passes >= 0.1 else "at most once"
 
 
 _EPOCH_SETTINGS = ("n_train_loops", "batch_size", "cmp_len", "seq_len")
