@@ -12,6 +12,7 @@ import itertools
 import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,8 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 _HYPERCUBES = 64
 """So many Latin hypercubes are drawn for the start-up, and the one whose closest points lie furthest apart is used."""
+_LARGEST_HYPERCUBE = 64
+"""A longer start-up takes several hypercubes one after another."""
 _TRIES = 8
 """So often another suggestion is asked for when the same settings were tried before."""
 _RANDOM_TRIES = 100
@@ -90,13 +93,14 @@ def startup_point(space: Space, number: int) -> dict[str, Any]:
 
     Trials beyond that (many at once, before any has ended) take points of further hypercubes.
     """
-    size = max(space.search.startup_trials, 1)
+    size = min(max(space.search.startup_trials, 1), _LARGEST_HYPERCUBE)
     cube = latin_hypercube(size, len(space.searched), _seed(space.search.seed, number // size))
     shares = cube[number % size]
     return {name: value_at(domain, share) for (name, domain), share in zip(space.searched.items(), shares, strict=True)}
 
 
-def latin_hypercube(points: int, dimensions: int, seed: int) -> list[tuple[float, ...]]:
+@lru_cache(maxsize=8)
+def latin_hypercube(points: int, dimensions: int, seed: int) -> tuple[tuple[float, ...], ...]:
     """Points in [0, 1)^dimensions, one in each of `points` equal slices along every axis, spread out (maximin)."""
     rng = random.Random(seed)
     cubes = [_random_hypercube(points, dimensions, rng) for _ in range(_HYPERCUBES)]
@@ -183,11 +187,11 @@ def _seed(*words: int) -> int:
     return int(np.random.SeedSequence(words).generate_state(1)[0])
 
 
-def _random_hypercube(points: int, dimensions: int, rng: random.Random) -> list[tuple[float, ...]]:
+def _random_hypercube(points: int, dimensions: int, rng: random.Random) -> tuple[tuple[float, ...], ...]:
     axes = [[(place + rng.random()) / points for place in rng.sample(range(points), points)] for _ in range(dimensions)]
-    return list(zip(*axes, strict=True))
+    return tuple(zip(*axes, strict=True))
 
 
-def _smallest_distance(cube: list[tuple[float, ...]]) -> float:
+def _smallest_distance(cube: tuple[tuple[float, ...], ...]) -> float:
     pairs = ((one, other) for index, one in enumerate(cube) for other in cube[:index])
     return min((math.dist(one, other) for one, other in pairs), default=0.0)

@@ -15,7 +15,7 @@ from typing import Any
 
 FAILURES = {"diverged", "out_of_memory", "failed", "worker_died"}
 ENDS = {"stopped", "finished", "failed"}
-MAY_CHANGE = {"num_samples", "max_concurrent", "time_budget_seconds"}
+MAY_CHANGE = {"num_samples", "max_concurrent", "time_budget_seconds", "tracker"}
 
 
 @dataclass

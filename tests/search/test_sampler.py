@@ -95,7 +95,7 @@ def test_start_up_points_lie_in_every_slice_of_every_domain(seed: int) -> None:
 
 
 def test_a_latin_hypercube_is_spread_out_better_than_the_average_one() -> None:
-    def closest(points: list[tuple[float, ...]]) -> float:
+    def closest(points: tuple[tuple[float, ...], ...]) -> float:
         return min(math.dist(a, b) for i, a in enumerate(points) for b in points[:i])
 
     chosen = [closest(latin_hypercube(8, 3, seed)) for seed in range(10)]
@@ -187,3 +187,11 @@ def test_settings_are_never_tried_twice_and_a_small_space_ends_when_all_were() -
 def test_domains_for_which_tpe_is_asked_directly_take_their_ends() -> None:
     for domain in (Uniform(0.0, 1.0), LogUniform(1.0, 2.0), Int(1, 1), LogInt(1, 9)):
         assert value_at(domain, 0.0) == pytest.approx(domain.low)
+
+
+def test_a_start_up_of_any_length_takes_one_hypercube_after_another() -> None:
+    space = make_space(searched=EVERY_DOMAIN, startup_trials=10**9)
+    points = [startup_point(space, number) for number in range(130)]
+    assert len({point["lr"] for point in points}) == 130
+    slices = sorted(int(64 * math.log(point["lr"] / 1e-4) / math.log(1e3)) for point in points[64:128])
+    assert slices == list(range(64))

@@ -1,0 +1,187 @@
+"""How the search behaves where this machine cannot go: hundreds of trials on 1 to 256 slots, without training.
+
+    python -m tests.benchmarks.simulate [--results FOLDER] [--slots 1 16 256] [--epochs 600] [--seeds 3]
+
+Drives the real ledger, sampler and ASHA with a simulated clock over learning curves from a formula, or from what a
+results folder recorded. Every method may spend the same number of epochs (`--epochs`, all trials together), so they
+are compared at equal work; trials that run when it is spent are finished.
+
+Columns, medians over the seeds: `best` is the lowest val_loss found; `behind` how far that is from the lowest that
+10,000 random settings have; `trials` how many were tried; `wasted` the share of all epochs that went into trials that,
+trained to the end, would not be among the best tenth of random ones; `hours` the simulated time.
+"""
+
+import argparse
+import dataclasses
+import heapq
+import itertools
+import random
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from cmp.results.folder import ResultsFolder
+from cmp.search.ledger import Ledger, Suggested
+from cmp.space.settings import SearchSettings
+from cmp.space.space import Space
+from cmp.train.session import TrialOutcome
+from tests.benchmarks.curves import Curves, FormulaCurves, RecordedCurves
+
+NEVER = 10**9
+Method = Callable[[SearchSettings], SearchSettings]
+
+METHODS: dict[str, Method] = {
+    "random": lambda search: dataclasses.replace(search, startup_trials=NEVER, min_peers=NEVER),
+    "TPE": lambda search: dataclasses.replace(search, min_peers=NEVER),
+    "ASHA": lambda search: dataclasses.replace(search, startup_trials=NEVER),
+    "TPE + ASHA": lambda search: search,
+}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one simulated search came to."""
+
+    best: float
+    trials: int
+    epochs: int
+    wasted: float
+    hours: float
+    decision_seconds: float
+
+
+@dataclass
+class Reference:
+    """What random settings are worth when trained to the end."""
+
+    lowest: float
+    best_tenth: float
+
+    @classmethod
+    def of(cls, curves: Curves, draws: int) -> "Reference":
+        """From this many random settings."""
+        rng = random.Random(0)
+        finals = sorted(min(curves.losses(curves.space.sample(rng), seed=0)) for _ in range(draws))
+        return cls(finals[0], finals[draws // 10])
+
+
+def simulate(curves: Curves, space: Space, *, slots: int, epochs: int, reference: Reference) -> Outcome:
+    """Search until `epochs` epochs were trained; trials that still run then are finished."""
+    with tempfile.TemporaryDirectory(dir=_fast_folder()) as folder:
+        return _Run(curves, space, Path(folder), slots, epochs).outcome(reference)
+
+
+class _Run:
+    """A loop over the moments at which some trial ends an epoch."""
+
+    def __init__(self, curves: Curves, space: Space, folder: Path, slots: int, epochs: int) -> None:
+        self.now = 0.0
+        self.spent = 0
+        self._curves = curves
+        self._seed = space.search.seed
+        self._losses: dict[int, list[float]] = {}
+        self._due: list[tuple[float, int, int]] = []
+        self.ledger = Ledger(space, ResultsFolder(folder), lambda: self.now, views=False)
+        started = time.perf_counter()
+        self._fill(slots, epochs)
+        while self._due:
+            self._next()
+            self._fill(slots, epochs)
+        self.decision_seconds = time.perf_counter() - started
+        self.ledger.close()
+
+    def _fill(self, slots: int, epochs: int) -> None:
+        while len(self._due) < slots and self.spent < epochs and (suggested := self.ledger.next_trial()) is not None:
+            self._start(suggested)
+
+    def _start(self, suggested: Suggested) -> None:
+        self.ledger.started(suggested.number)
+        self._losses[suggested.number] = self._curves.losses(suggested.settings, self._seed)
+        self._schedule(suggested.number, 1)
+
+    def _schedule(self, number: int, epoch: int) -> None:
+        settings = self.ledger.history.trials[number].settings
+        heapq.heappush(self._due, (self.now + self._curves.epoch_seconds(settings, self._seed), number, epoch))
+
+    def _next(self) -> None:
+        self.now, number, epoch = heapq.heappop(self._due)
+        self.spent += 1
+        losses = self._losses[number]
+        answer = self.ledger.report(number, {"epoch": epoch, "val_loss": losses[epoch - 1]})
+        if answer == "stop":
+            return
+        if epoch == len(losses):
+            self.ledger.finish(number, TrialOutcome("finished", epoch))
+        else:
+            self._schedule(number, epoch + 1)
+
+    def outcome(self, reference: Reference) -> Outcome:
+        trials = self.ledger.history.trials
+        best = self.ledger.history.best()
+        assert best is not None and best.val_loss is not None, "a simulated trial never fails"
+        bad = sum(trial.epoch for trial in trials.values() if min(self._losses[trial.number]) > reference.best_tenth)
+        hours = self.now / 3600
+        return Outcome(best.val_loss, len(trials), self.spent, bad / self.spent, hours, self.decision_seconds)
+
+
+def table(curves: Curves, search: SearchSettings, *, slots: Iterable[int], epochs: int, seeds: int) -> Iterable[str]:
+    """The lines of the table, as they become known."""
+    reference = Reference.of(curves, draws=10_000)
+    asha = f"grace {search.grace_period}, factor {search.reduction_factor}, peers {search.min_peers}"
+    yield f"{curves.space.largest('n_epochs')} epochs a trial, {epochs} in all, {seeds} seeds; ASHA: {asha}"
+    yield f"10,000 random settings: lowest {reference.lowest:.4f}, best tenth below {reference.best_tenth:.4f}"
+    yield f"{'slots':>5}  {'method':<12}{'best':>8}{'behind':>9}{'trials':>8}{'wasted':>8}{'hours':>8}{'ms/trial':>10}"
+    for count, (name, method) in itertools.product(slots, METHODS.items()):
+        outcomes = []
+        for seed in range(seeds):
+            chosen = dataclasses.replace(method(search), seed=seed, num_samples=NEVER)
+            space = dataclasses.replace(curves.space, search=chosen)
+            outcomes.append(simulate(curves, space, slots=count, epochs=epochs, reference=reference))
+        yield f"{count:>5}  {name:<12}" + _row(outcomes, reference)
+
+
+def _row(outcomes: list[Outcome], reference: Reference) -> str:
+    def median(value: Callable[[Outcome], float]) -> float:
+        return statistics.median(value(outcome) for outcome in outcomes)
+
+    best = median(lambda outcome: outcome.best)
+    cost = median(lambda outcome: 1000 * outcome.decision_seconds / outcome.trials)
+    return (
+        f"{best:>8.4f}{best - reference.lowest:>9.4f}{median(lambda o: o.trials):>8.0f}"
+        f"{median(lambda o: o.wasted):>8.0%}{median(lambda o: o.hours):>8.2f}{cost:>10.1f}"
+    )
+
+
+def _fast_folder() -> str | None:
+    """Memory instead of a disk: a simulated search has nothing to lose in a power cut."""
+    return "/dev/shm" if Path("/dev/shm").is_dir() else None
+
+
+def main() -> None:
+    """Parse the command line and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--results", type=Path, help="a results folder whose curves are used instead of the formula")
+    parser.add_argument("--slots", type=int, nargs="+", default=[1, 4, 16, 64, 256])
+    parser.add_argument("--epochs", type=int, default=600, help="epochs that each method may spend, over all trials")
+    parser.add_argument("--trial-epochs", type=int, default=10, help="epochs of a whole trial (formula only)")
+    parser.add_argument("--seeds", type=int, default=3)
+    defaults = SearchSettings()
+    for name in ("startup_trials", "grace_period", "reduction_factor", "min_peers"):
+        parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=getattr(defaults, name))
+    options = parser.parse_args()
+    curves: Curves = RecordedCurves(options.results) if options.results else FormulaCurves.default(options.trial_epochs)
+    search = SearchSettings(
+        startup_trials=options.startup_trials,
+        grace_period=options.grace_period,
+        reduction_factor=options.reduction_factor,
+        min_peers=options.min_peers,
+    )
+    for line in table(curves, search, slots=options.slots, epochs=options.epochs, seeds=options.seeds):
+        print(line, flush=True)
+
+
+if __name__ == "__main__":
+    main()
