@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"note: {note}", file=sys.stderr)
         if args.test:
             space = _rehearsal(space, args.address)
-        return _dry_run(space, args.address) if args.dry_run else _search(space, args)
+        return _dry_run(space, args) if args.dry_run else _search(space, args)
     except UserError as error:
         print(_message(error, space), file=sys.stderr)
         return EXIT_WRONG_INPUT
@@ -49,10 +49,10 @@ def _search(space: "Space", args: argparse.Namespace) -> int:
     return run_search(space, address=args.address, fresh=args.fresh or args.test)
 
 
-def _dry_run(space: "Space", address: str | None) -> int:
+def _dry_run(space: "Space", args: argparse.Namespace) -> int:
     from cmp.search.dry_run import dry_run
 
-    dry_run(space, address)
+    dry_run(space, address=args.address, fresh=args.fresh or args.test)
     return 0
 
 

@@ -142,6 +142,31 @@ def test_a_dry_run_prints_what_would_happen_and_trains_nothing(typed: Callable, 
     assert not (tiny_space.parent / "results").exists()
 
 
+def test_a_dry_run_says_what_becomes_of_a_search_that_is_there(typed: Callable, tiny_space: Path) -> None:
+    from cmp.results.folder import ResultsFolder
+    from cmp.search.ledger import Ledger
+    from cmp.space.loading import load_space
+
+    space = load_space(tiny_space)
+    ledger = Ledger(space, ResultsFolder(space.results_folder), views=False)
+    ledger.next_trial()
+    ledger.close()
+
+    goes_on = typed(tiny_space, "--dry-run", "--set", "search.num_samples=50")
+    refused = typed(tiny_space, "--dry-run", "--set", "seq_len=7")
+    fresh = typed(tiny_space, "--dry-run", "--set", "seq_len=7", "--fresh")
+
+    assert goes_on[0] == 0
+    assert f"Results: {space.results_folder} (goes on with the search that is there, of 1 trial)" in goes_on[1]
+    assert refused[0] == 2
+    assert refused[2].splitlines() == [
+        f"{space.results_folder}  seq_len: 7 now, 8 before",
+        f"{space.results_folder}  it holds another search; start over with --fresh, or use another exp_name",
+    ]
+    assert fresh[0] == 0
+    assert f"Results: {space.results_folder} (the search that is there is moved aside)" in fresh[1]
+
+
 def test_a_dry_run_of_one_trial_says_so(typed: Callable, tiny_space: Path) -> None:
     _, out, _ = typed(tiny_space, "--set", "lr=0.01", "--set", "n_cmps=2", "--set", "cmp_len=16", "--dry-run")
 

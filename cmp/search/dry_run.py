@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from cmp.results.folder import ResultsFolder
 from cmp.results.history import History
+from cmp.results.journal import read_events
 from cmp.search.asha import rung_epochs
 from cmp.search.cluster import cluster_nodes
 from cmp.search.footprint import Node, Plan, plan_search
 from cmp.search.model_check import checked_model_facts
 from cmp.search.sampler import suggest
 from cmp.space.checks import check_against_cluster
-from cmp.space.errors import require
+from cmp.space.errors import Problem, require
 from cmp.space.layers import ModelFacts
 from cmp.space.rules import show
 from cmp.space.settings import RULES
@@ -29,26 +30,28 @@ _SAMPLED_TRIALS = 3
 _WIDTH_COLUMNS = 100
 
 
-def dry_run(space: Space, address: str | None = None) -> None:
+def dry_run(space: Space, *, address: str | None = None, fresh: bool = False) -> None:
     """Check `space` against machines, model and data, and print what a search of it would do.
 
     Args:
         space: what would be searched.
         address: of a running Ray cluster; None for this machine.
+        fresh: a search that is there already would be moved aside.
 
     Raises:
         UserError: something would keep the search from starting.
     """
-    for lines in _parts(space, address):
+    for lines in _parts(space, address, fresh):
         print("\n".join(lines), flush=True)
 
 
-def _parts(space: Space, address: str | None) -> Iterator[list[str]]:
+def _parts(space: Space, address: str | None, fresh: bool) -> Iterator[list[str]]:
     """The text, part by part; a check that fails ends it."""
     yield describe_space(space)
     trials = first_trials(space)
     yield ["", f"First {_count(len(trials), 'trial')} of {space.search.num_samples}:", *describe_trials(trials)]
     yield ["", *describe_rungs(space)]
+    yield describe_results(space, fresh=fresh)
     nodes = cluster_nodes(address)
     plan = _plan(space, nodes)
     totals = sum(node.gpus for node in nodes), sum(node.cpus for node in nodes)
@@ -58,7 +61,6 @@ def _parts(space: Space, address: str | None) -> Iterator[list[str]]:
     summary = _data_summary(space, trials[0])
     yield describe_data(space, summary)
     yield describe_epoch(space, summary.train_windows)
-    yield describe_results(space)
 
 
 def _data_summary(space: Space, sampled: dict[str, Any]) -> "DataSummary":
@@ -222,8 +224,21 @@ def _count(number: int, noun: str) -> str:
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
-def describe_results(space: Space) -> list[str]:
-    """Where everything goes, and what is there already."""
+def describe_results(space: Space, *, fresh: bool) -> list[str]:
+    """Where everything goes, and what becomes of a search that is there already.
+
+    Raises:
+        SpaceError: the folder holds a search with other settings.
+    """
     folder = ResultsFolder(space.results_folder)
-    there = "holds a search already, which would go on" if folder.has_history() else "new"
-    return [f"Results: {space.results_folder} ({there})"]
+    history = History.from_events(read_events(folder.journal))
+    if not history.trials:
+        return [f"Results: {folder.path} (new)"]
+    if fresh:
+        return [f"Results: {folder.path} (the search that is there is moved aside)"]
+    differences = space.differences(Space.from_dict(history.sessions[0].event["space"]))
+    advice = ["it holds another search; start over with --fresh, or use another exp_name"] if differences else []
+    require([Problem(str(folder.path), None, None, line) for line in (*differences, *advice)])
+    return [
+        f"Results: {folder.path} (goes on with the search that is there, of {_count(len(history.trials), 'trial')})"
+    ]

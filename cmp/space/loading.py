@@ -193,14 +193,21 @@ def _assemble(parsed: dict[str, Any], entries: dict[str, Entry], path: Path, not
     values |= {name: value for name, value in parsed.items() if name not in searched}
     if "exp_name" not in entries:
         values["exp_name"] = re.sub(r"[^\w.-]+", "-", path.stem).strip(".-") or values["exp_name"]
-    if not searched:
-        values["search.num_samples"] = 1  # the same trial again would tell nothing new
     search = SearchSettings(**_section("search", values))
     resources = ResourceSettings(**_section("resources", values))
     fixed = {name: value for name, value in values.items() if "." not in name and name not in searched}
     sources = {name: (entry.file, entry.line) for name, entry in entries.items()}
     space = Space(fixed, searched, search, resources, path, sources)
-    return dataclasses.replace(space, notes=(*notes, *find_notes(space)))
+    notes = [*notes, *find_notes(space)]
+    return dataclasses.replace(space, search=_no_trial_twice(space), notes=tuple(notes))
+
+
+def _no_trial_twice(space: Space) -> SearchSettings:
+    """As many trials as there are different ones, at most: the same settings would end the same."""
+    combinations = space.combinations()
+    if combinations is None or combinations >= space.search.num_samples:
+        return space.search
+    return dataclasses.replace(space.search, num_samples=combinations)
 
 
 def _section(section: str, values: dict[str, Any]) -> dict[str, Any]:

@@ -145,7 +145,7 @@ def test_names_of_the_hub_and_globs_are_left_to_the_reader(load: Load, source: s
         ("proj_cmpr: false\nproj_hid_mult: 2\n", "proj_hid_mult: 2 has no effect with proj_cmpr: false"),
         (
             "n_cmps: {choice: [1, 2]}\nsearch: {num_samples: 9}\n",
-            "search.num_samples: 9 trials, but the space has only 2 different ones: some will repeat",
+            "search.num_samples: 9, but there are only 2 different trials; 2 are run",
         ),
         (
             "seq_len: {choice: [10, 20]}\nsearch: {num_samples: 2}\n",

@@ -20,6 +20,11 @@ def test_a_file_without_domains_is_a_search_of_one_trial(load: Load) -> None:
     assert space.trial_settings({}) == TrialSettings("gpt2", "openwebtext", exp_name="x", lr=1e-3)
 
 
+def test_no_more_trials_are_run_than_there_are_different_ones(load: Load) -> None:
+    assert load("n_cmps: {choice: [1, 2]}\nsep_cmpr: {choice: [true, false]}\n").search.num_samples == 4
+    assert load("n_cmps: {choice: [1, 2]}\nsearch: {num_samples: 1}\n").search.num_samples == 1
+
+
 def test_defaults_are_those_of_the_dataclasses(load: Load) -> None:
     space = load("lr: {uniform: [0.1, 0.2]}\n")
 
