@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from cmp.results.folder import ResultsFolder
 from cmp.results.history import History, TrialRecord, is_finite
 from cmp.results.journal import Event, Journal, plain
-from cmp.results.provenance import git_commit, versions
+from cmp.results.provenance import git_commit, hardware, versions
 from cmp.results.space_file import write_space_file
 from cmp.search.asha import Asha, Decision
 from cmp.search.sampler import max_trials, suggest
@@ -134,13 +134,20 @@ class Ledger:
         """Call `listener(event)` after each event; what it raises is logged and costs the search nothing."""
         self._listeners.append(listener)
 
-    def begin(self, *, resources: Mapping[str, Any] | None = None, facts: Mapping[str, str] | None = None) -> None:
+    def begin(
+        self,
+        *,
+        resources: Mapping[str, Any] | None = None,
+        facts: Mapping[str, str] | None = None,
+        data: Mapping[str, Any] | None = None,
+    ) -> None:
         """Open a session: journal the start and complete what the last session left half done. Called once.
 
         Args:
             resources: what a trial occupies and how many run at once, for the record.
             facts: fingerprints of things the settings only name, like the data and the backbone; they must be
                 those of the earlier sessions.
+            data: counts of the data set, for the record.
 
         Raises:
             SpaceError: a fact differs.
@@ -150,7 +157,7 @@ class Ledger:
                 raise RuntimeError("a ledger begins only one session")
             self._refuse_other_facts(facts or {})
             self._begun = True
-            event = self._session_event(resources or {}, facts or {})
+            event = self._session_event(resources or {}, facts or {}, data or {})
             write_space_file(self.folder.space, event["space"], event["versions"], event["commit"])
             if self._views is not None:
                 self._views.start(self.history, self._journal.events)
@@ -328,7 +335,7 @@ class Ledger:
         if not self._begun:
             self.begin()
 
-    def _session_event(self, resources: Mapping[str, Any], facts: Mapping[str, str]) -> Event:
+    def _session_event(self, resources: Mapping[str, Any], facts: Mapping[str, str], data: Mapping[str, Any]) -> Event:
         search = self.space.search
         return {
             "event": "session",
@@ -340,6 +347,8 @@ class Ledger:
             "time_budget_seconds": search.time_budget_seconds,
             "resources": dict(resources),
             "facts": dict(facts),
+            "data": dict(data),
+            "hardware": hardware(),
             "versions": versions(),
             "commit": git_commit(),
             "space": self.space.to_dict(),

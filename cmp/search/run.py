@@ -84,7 +84,7 @@ class _Search:
         with connected(self.address, job_name=self.space.name) as cluster:
             interruption.install()
             plan = self._plan(cluster)
-            ledger.begin(resources=_record(plan), facts=preparation.facts)
+            ledger.begin(resources=_record(plan), facts=preparation.facts, data=preparation.counts)
             self._announce(cluster, plan)
             self._run_trials(ledger, plan, preparation, interruption)
 
