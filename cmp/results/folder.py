@@ -3,8 +3,10 @@
 `search` asks a `ResultsFolder` for every path and holds its lock while it runs; `report` only reads.
 """
 
+import errno
 import fcntl
 import json
+import logging
 import os
 import socket
 import time
@@ -15,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from cmp.space.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 
 class FolderInUseError(UserError):
@@ -114,9 +118,13 @@ class ResultsFolder:
 
         Raises:
             FolderInUseError: another process holds it; the message has its host and process id.
+            UserError: the folder cannot be written.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(self.lock_file, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(self.lock_file, os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise UserError("save_root", f"{self.path} cannot be written: {error.strerror}") from error
         _locked_descriptors.add(descriptor)
         try:
             _lock_or_refuse(descriptor, self.path)
@@ -150,6 +158,9 @@ class ResultsFolder:
         return target
 
 
+# What network file systems without locks answer.
+_NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)
+
 # A forked child (a tokenizing pool, say) inherits open files and would keep the lock of a parent that was killed.
 _locked_descriptors: set[int] = set()
 
@@ -174,6 +185,10 @@ def _lock_or_refuse(descriptor: int, folder: Path) -> None:
             "wait for it, stop it, or choose another exp_name"
         )
         raise FolderInUseError(None, message) from None
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        logger.warning("%s: this file system has no locks; take care that no other search runs here", folder)
 
 
 def _write_holder(descriptor: int) -> None:

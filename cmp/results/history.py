@@ -65,7 +65,7 @@ class TrialRecord:
     @property
     def seconds(self) -> float:
         """Time spent at work over all attempts, as far as the journal saw it."""
-        return sum(attempt.last_seen - attempt.started for attempt in self.attempts)
+        return sum(max(0.0, attempt.last_seen - attempt.started) for attempt in self.attempts)
 
     @property
     def best_report(self) -> Metrics | None:
@@ -95,8 +95,8 @@ class SessionRecord:
 
     @property
     def seconds(self) -> float:
-        """From the session's start to its last event."""
-        return self.seen - self.started
+        """From the session's start to its last event; never negative, whatever was done to the clock."""
+        return max(0.0, self.seen - self.started)
 
 
 @dataclass

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from cmp.results.folder import ResultsFolder
 from cmp.results.history import History, TrialRecord, is_finite
-from cmp.results.journal import Event, Journal, plain
+from cmp.results.journal import Event, Journal, JournalError, plain
 from cmp.results.provenance import git_commit, hardware, versions
 from cmp.results.space_file import write_space_file
 from cmp.search.asha import Asha, Decision
@@ -90,8 +90,7 @@ class Ledger:
         self._asha = Asha(search.grace_period, search.reduction_factor, space.largest("n_epochs"), search.min_peers)
         self._journal = Journal(folder.journal)
         self._refuse_another_search()
-        for event in self._journal.events:
-            self._apply(event)
+        self._replay()
         self._views = FolderViews(space, folder, clock) if views else None
 
     @property
@@ -335,6 +334,12 @@ class Ledger:
         if not self._begun:
             self.begin()
 
+    def _write_space_file(self, session: Event) -> None:
+        try:
+            write_space_file(self.folder.space, session["space"], session["versions"], session["commit"])
+        except OSError as error:
+            logger.warning("%s could not be written, the search goes on: %s", self.folder.space, error)
+
     def _session_event(self, resources: Mapping[str, Any], facts: Mapping[str, str], data: Mapping[str, Any]) -> Event:
         search = self.space.search
         return {
@@ -354,11 +359,26 @@ class Ledger:
             "space": self.space.to_dict(),
         }
 
+    def _replay(self) -> None:
+        for line, event in enumerate(self._journal.events, start=1):
+            try:
+                self._apply(event)
+            except (KeyError, TypeError, ValueError) as error:
+                message = f"{self.folder.journal}:{line}: does not fit what comes before it: {error!r}"
+                raise JournalError(None, f"{message}; restore the file or start over with --fresh") from error
+
     def _refuse_another_search(self) -> None:
         events = self._journal.events
         first_session = next((event for event in events if event["event"] == "session"), None)
         if first_session is not None and any(event["event"] == "suggested" for event in events):
-            self._refuse(self.space.differences(Space.from_dict(first_session["space"])))
+            self._refuse(self.space.differences(self._space_of(first_session)))
+
+    def _space_of(self, session: Event) -> Space:
+        try:
+            return Space.from_dict(session["space"])
+        except (KeyError, TypeError, ValueError) as error:
+            message = f"{self.folder.journal}: was written by a version that this one cannot continue ({error})"
+            raise JournalError(None, f"{message}; use --fresh or another exp_name") from error
 
     def _refuse_other_facts(self, facts: Mapping[str, str]) -> None:
         if not self.history.trials:

@@ -1,5 +1,7 @@
 """One process searches in a folder; an old folder is set aside, never deleted."""
 
+import errno
+import fcntl
 import os
 import signal
 import subprocess
@@ -10,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from cmp.results.folder import FolderInUseError, ResultsFolder, replacing
+from cmp.space.errors import UserError
 
 HOLD = """
 import sys, time
@@ -106,3 +109,23 @@ def test_a_replacement_that_fails_leaves_the_old_file_and_nothing_else(tmp_path:
         temporary.write_text("new")
     assert path.read_text() == "new"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_place_that_cannot_be_written_is_the_users_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    with (
+        pytest.raises(UserError, match=r"save_root: .* cannot be written: Not a directory"),
+        ResultsFolder(tmp_path / "file" / "x").lock(),
+    ):
+        pass
+
+
+def test_a_file_system_without_locks_is_warned_about(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def no_locks(descriptor: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    with ResultsFolder(tmp_path / "x").lock():
+        assert "has no locks" in caplog.text

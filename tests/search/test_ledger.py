@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cmp.results.folder import ResultsFolder
-from cmp.results.journal import read_events
+from cmp.results.journal import JournalError, read_events
 from cmp.search.ledger import Ledger
 from cmp.space.errors import SpaceError
 from cmp.train.session import TrialOutcome
@@ -266,3 +266,37 @@ def test_a_listener_that_breaks_costs_the_search_nothing(tmp_path: Path) -> None
 def test_a_space_with_nothing_to_search_is_one_trial(tmp_path: Path) -> None:
     ledger = run(make_space(searched={}), tmp_path)
     assert [trial.status for trial in ledger.history.trials.values()] == ["finished"]
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        {"event": "reported", "time": 1.0, "trial": 99, "epoch": 1, "metrics": {}},
+        {"event": "suggested", "time": 1.0, "trial": 0},
+        {"event": "finished", "trial": 0},
+    ],
+    ids=["unknown trial", "no settings", "no time"],
+)
+def test_an_event_that_does_not_fit_is_an_error_that_names_its_line(tmp_path: Path, event: dict[str, object]) -> None:
+    run(make_space(num_samples=1), tmp_path)
+    lines = journal_of(tmp_path).read_text().splitlines()
+    journal_of(tmp_path).write_text("\n".join([*lines[:2], json.dumps(event), *lines[2:]]) + "\n")
+    with pytest.raises(JournalError, match=r"journal\.jsonl:3: does not fit"):
+        Ledger(make_space(num_samples=1), ResultsFolder(tmp_path), views=False)
+
+
+def test_a_journal_of_an_unknown_version_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    run(make_space(num_samples=1), tmp_path)
+    text = journal_of(tmp_path).read_text()
+    journal_of(tmp_path).write_text(text.replace('"startup_trials"', '"warm_up"'))
+    with pytest.raises(JournalError, match="a version that this one cannot continue"):
+        Ledger(make_space(num_samples=1), ResultsFolder(tmp_path), views=False)
+
+
+def test_opening_a_finished_search_changes_nothing(tmp_path: Path) -> None:
+    run(make_space(), tmp_path)
+    before = journal_of(tmp_path).read_bytes()
+    ledger = Ledger(make_space(), ResultsFolder(tmp_path), Clock())
+    assert ledger.exhausted and ledger.complete()
+    ledger.close()
+    assert journal_of(tmp_path).read_bytes() == before
