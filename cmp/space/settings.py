@@ -93,11 +93,15 @@ class SearchSettings:
     num_samples: Annotated[int, Range(1), "how many trials"] = 24
     max_concurrent: Annotated[int | None, Range(1), "trials at once at most; as many as fit by default"] = None
     seed: Annotated[int, Range(0), "every choice of settings follows from it and the history"] = 0
-    startup_trials: Annotated[int, Range(0), "random trials before the sampler learns from results"] = 8
+    startup_trials: Annotated[int, Range(0), "trials spread evenly over the space before results are learnt from"] = 8
     grace_period: Annotated[int, Range(1), "epochs before a trial may be stopped"] = 1
     reduction_factor: Annotated[int, Range(2), "of this many trials one goes on at each rung"] = 3
     min_peers: Annotated[int, Range(1), "results a rung needs before it may stop a trial"] = 3
-    time_budget_seconds: Annotated[float | None, _POSITIVE, "no new trial is started after this time"] = None
+    time_budget_seconds: Annotated[
+        float | None,
+        _POSITIVE,
+        "after this time, over all runs, no trial starts and running ones leave to be continued",
+    ] = None
     tracker: Annotated[Literal["wandb", "mlflow"] | None, "send every report there too, through Ray Tune"] = None
 
 
