@@ -199,7 +199,8 @@ def curves(view: SearchView) -> Variants:
     if stops:
         last = [t.points[-1][1] for t in stops]
         trace = markers("stopped", stops, [r["epoch"] for r in last], [r["val_loss"] for r in last])
-        trace |= {"name": "stopped here", "marker": {"symbol": "line-ew-open", "size": 9, "color": "@muted"}}
+        look = {"symbol": "line-ew-open", "size": 9, "color": "@muted", "opacity": 0.3 if crowded else 1.0}
+        trace |= {"name": "stopped here", "marker": look}
         data.append(trace)
     if view.best:
         data.append(_curve(view, [view.best], "best", "@best", 3.0, 1.0))

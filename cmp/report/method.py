@@ -10,15 +10,26 @@ from cmp.report.definitions import DEFINITIONS
 from cmp.report.text import Markup, escape
 from cmp.report.view import SearchView
 
+SESSION_FACTS = {
+    "hardware": "hardware",
+    "resources": "a trial's share",
+    "max_concurrent": "trials at once, at most",
+    "data": "data",
+    "versions": "versions",
+    "commit": "commit",
+    "host": "host",
+    "facts": "fingerprints",
+}
+"""What a session event records and how the page calls it, in the order in which it is shown."""
+
 
 def method(view: SearchView, plain_space: Mapping[str, Any], files: Sequence[str]) -> Markup:
     """Where the numbers come from: run, software, hardware, data, definitions, the resolved space."""
     session = view.session
     seeds = f"trials {text.setting(view.space.fixed.get('seed'))}, search {view.space.search.seed}"
     facts: dict[str, Any] = {"seed": seeds}
-    skipped = ("event", "time", "run", "num_samples")
-    facts |= {key: value for key, value in session.items() if key not in skipped}
-    rows = "".join(f"<dt>{escape(k.replace('_', ' '))}</dt><dd>{_fact(v)}</dd>" for k, v in facts.items())
+    facts |= {word: session[key] for key, word in SESSION_FACTS.items() if session.get(key)}
+    rows = "".join(f"<dt>{escape(k)}</dt><dd>{_fact(v)}</dd>" for k, v in facts.items())
     words = "".join(f"<div><dt>{escape(k)}</dt><dd>{escape(v)}</dd></div>" for k, v in DEFINITIONS)
     links = ", ".join(f'<a href="{escape(name)}">{escape(name)}</a>' for name in files)
     resolved = yaml.safe_dump(dict(plain_space), sort_keys=False, allow_unicode=True)
@@ -31,7 +42,7 @@ best/examples.json.</p>"""
 
 def _fact(value: Any) -> Markup:
     if isinstance(value, Mapping):
-        return ", ".join(f"{escape(k)} {_fact(v)}" for k, v in value.items()) or "–"
+        return ", ".join(f"{escape(str(k).replace('_', ' '))} {_fact(v)}" for k, v in value.items()) or "–"
     if isinstance(value, list | tuple):
         return ", ".join(_fact(v) for v in value) or "–"
     return escape(text.count(value) if isinstance(value, int) and abs(value) >= 100_000 else text.setting(value))

@@ -13,7 +13,7 @@ from cmp.report import text
 from cmp.report.figures import Figure, Variants, bounds, markers, ring
 from cmp.report.numbers import Importance, importances, shown_range
 from cmp.report.view import OUTCOMES, SearchView, TrialView, scale
-from cmp.space.domains import Choice, Domain
+from cmp.space.domains import Choice, Domain, LogInt
 
 
 def ranked_settings(view: SearchView) -> list[Importance]:
@@ -101,20 +101,30 @@ def _setting_axis(domain: Domain) -> Figure:
         places = list(range(len(domain.values)))
         labels = [text.escape(text.setting(v)) for v in domain.values]
         return {"tickvals": places, "ticktext": labels, "range": [-0.5, len(places) - 0.5], "zeroline": False}
-    low, high = (float(v) for v in domain.extremes())
     if scale(domain) == "log":
-        return {"type": "log", **_log_ticks(low, high)}
+        ticks = _ticks(domain)
+        return {"type": "log", "tickvals": ticks, "ticktext": [f"{tick:g}" for tick in ticks]}
     return {"nticks": 5}
 
 
-def _log_ticks(low: float, high: float) -> Figure:
-    """Whole powers of ten where there are at least two in the range, else powers of two."""
-    base = 10 if math.floor(math.log10(high) + 1e-9) - math.ceil(math.log10(low) - 1e-9) >= 1 else 2
-    if high / low < 40:
-        base = 2
-    powers = range(math.ceil(math.log(low, base) - 1e-9), math.floor(math.log(high, base) + 1e-9) + 1)
-    ticks = [float(base) ** power for power in powers] or [low, high]
-    return {"tickvals": ticks, "ticktext": [f"{tick:g}" for tick in ticks]}
+def _ticks(domain: Domain) -> list[float]:
+    low, high = (float(v) for v in domain.extremes())
+    return _doubling_ticks(low, high) if isinstance(domain, LogInt) else _log_ticks(low, high)
+
+
+def _log_ticks(low: float, high: float) -> list[float]:
+    """Ticks of a log axis: powers of ten, closer where fewer than two of them are in the range."""
+    for steps in ((1,), (1, 2, 5), (1, 2, 3, 5, 7)):
+        ticks = [step * 10.0**power for power in range(-12, 13) for step in steps]
+        inside = [tick for tick in ticks if low * 0.999 <= tick <= high * 1.001]
+        if len(inside) >= 2 and (len(steps) > 1 or len(inside) >= 3):
+            return inside
+    return [low, high]
+
+
+def _doubling_ticks(low: float, high: float) -> list[float]:
+    """Ticks of a log axis of whole numbers: powers of two."""
+    return [2.0**power for power in range(0, 40) if low <= 2.0**power <= high] or [low, high]
 
 
 def parallel(view: SearchView) -> Variants:
@@ -151,16 +161,22 @@ def _dimension(view: SearchView, name: str, domain: Domain, trials: Sequence[Tri
     if isinstance(domain, Choice):
         places = list(range(len(domain.values)))
         ticks = {"tickvals": places, "ticktext": [text.setting(v) for v in domain.values]}
-        return {"label": label, "values": [_choice_index(domain, v) for v in values], **ticks}
+        span = [-0.1, len(places) - 0.9]
+        return {"label": label, "values": [_choice_index(domain, v) for v in values], "range": span, **ticks}
     low, high = (float(v) for v in domain.extremes())
     if scale(domain) != "log":
-        return {"label": label, "values": values, "range": [low, high]}
-    axis = _log_ticks(low, high)
-    span = [math.log10(low), math.log10(high)]
+        return {"label": label, "values": values, "range": [low, high if high > low else low + 1]}
+    shown = _with_ends(_ticks(domain), low, high)
     return {
         "label": label,
         "values": [math.log10(v) for v in values],
-        "range": span,
-        "tickvals": [math.log10(tick) for tick in axis["tickvals"]],
-        "ticktext": axis["ticktext"],
+        "range": [math.log10(low), math.log10(high) if high > low else math.log10(low) + 1],
+        "tickvals": [math.log10(tick) for tick in shown],
+        "ticktext": [f"{tick:.3g}" for tick in shown],
     }
+
+
+def _with_ends(ticks: Sequence[float], low: float, high: float) -> list[float]:
+    """Ticks between the ends of a log axis and the ends themselves, none closer than a tenth of the axis to an end."""
+    apart = (high / low) ** 0.1
+    return [low, *(tick for tick in ticks if low * apart <= tick <= high / apart), high]

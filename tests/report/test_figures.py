@@ -135,3 +135,11 @@ def test_figures_are_plain_json_without_nan(results: Callable[[str], Path], kind
     drawn += [setting_figures.slice_plot(view, name) for name in view.domains]
 
     json.dumps([drawn, figures.timeline(view), setting_figures.parallel(view)], allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "ticks"),
+    [(1e-4, 1e-1, [1e-4, 1e-3, 1e-2, 1e-1]), (2e-3, 2e-2, [2e-3, 5e-3, 1e-2, 2e-2]), (0.3, 0.5, [0.3, 0.5])],
+)
+def test_log_axes_have_round_ticks(low: float, high: float, ticks: list[float]) -> None:
+    assert setting_figures._log_ticks(low, high) == pytest.approx(ticks)
