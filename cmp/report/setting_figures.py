@@ -101,10 +101,15 @@ def _setting_axis(domain: Domain) -> Figure:
         places = list(range(len(domain.values)))
         labels = [text.escape(text.setting(v)) for v in domain.values]
         return {"tickvals": places, "ticktext": labels, "range": [-0.5, len(places) - 0.5], "zeroline": False}
-    if scale(domain) == "log":
-        ticks = _ticks(domain)
-        return {"type": "log", "tickvals": ticks, "ticktext": [f"{tick:g}" for tick in ticks]}
-    return {"nticks": 5}
+    low, high = (float(v) for v in domain.extremes())
+    if scale(domain) != "log":
+        margin = 0.04 * (high - low) or 1.0
+        return {"nticks": 5, "range": [low - margin, high + margin]}
+    ticks = _ticks(domain)
+    low, high = math.log10(low), math.log10(high)
+    margin = 0.04 * (high - low) or 0.3
+    labels = [f"{tick:g}" for tick in ticks]
+    return {"type": "log", "tickvals": ticks, "ticktext": labels, "range": [low - margin, high + margin]}
 
 
 def _ticks(domain: Domain) -> list[float]:

@@ -48,6 +48,22 @@ def test_every_state_of_a_search_has_its_words(pages: Callable[[str], Path], kin
     assert says in own_part(pages(kind) / "report.html")
 
 
+def test_a_context_that_does_not_help_leaves_recovered_undefined_and_the_page_whole(
+    results: Callable[[str], Path],
+) -> None:
+    folder = results("typical")
+    events = [json.loads(line) for line in (folder / "journal.jsonl").read_text().splitlines()]
+    for event in events:
+        if event["event"] == "reported":
+            event["metrics"] |= {"recovered": None, "full_context_loss": event["metrics"]["no_context_loss"] + 0.1}
+    (folder / "journal.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
+
+    html = own_part(write_page(folder))
+
+    assert "nothing to recover" in html
+    assert facts(folder / "report.html")["plots"]["tradeoff-ratio"]["recovered"]["data"][0]["x"] == []
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_texts_of_users_never_become_markup(pages: Callable[[str], Path], kind: str) -> None:
     html = own_part(pages(kind) / "report.html")
