@@ -10,6 +10,8 @@ import gc
 import os
 import signal
 import socket
+import threading
+import time
 import traceback
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 # slow costs a little work, never a hang.
 ANSWER_TIMEOUT_SECONDS = 5.0
 LEAVE_TIMEOUT_SECONDS = 60.0
+PARENT_PERIOD_SECONDS = 0.5
 WORKER_RESTARTS = 3
 
 # A driver of several workers computes nothing, but an all-zero request is refused: one byte of memory it is.
@@ -94,6 +97,7 @@ class TrialActor(tune.Trainable):
         """Start the first trial."""
         # Ctrl-C reaches the whole process group; only the driver decides what it means.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+        end_with_parent()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="trial")
         self._shared_mailbox: RemoteMailbox | None = None
         self._last: Message = {}
@@ -231,6 +235,7 @@ def _group_worker(config: dict[str, Any]) -> None:
     from cmp.search.ray_session import group_session
 
     job, post = config["job"], config["post"]
+    end_with_parent()
     if post.outcome() is not None:  # the group was only restarted because a worker left after the outcome was known
         return
     _enter(job.directory)
@@ -239,6 +244,18 @@ def _group_worker(config: dict[str, Any]) -> None:
     outcome = _entry(job)(job.plan, session)
     if session.rank == 0 or outcome.status not in ("finished", "interrupted"):
         post.put(_outcome_message(outcome))
+
+
+def end_with_parent() -> None:
+    """End this process when its node manager dies: Ray takes half a minute, and a search may be back before that."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(PARENT_PERIOD_SECONDS)
+        os._exit(1)
+
+    threading.Thread(target=watch, name="parent-watch", daemon=True).start()
 
 
 def _entry(job: TrialJob) -> Any:

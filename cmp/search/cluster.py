@@ -47,8 +47,18 @@ DRIVER_ENVIRONMENT = {
     "TUNE_WARN_THRESHOLD_S": "30",
 }
 
+# Ray's name of a process that no search survives, and ours.
+VITAL_PROCESSES = {"raylet": "node manager", "gcs_server": "control store"}
+
 # What users set for themselves and workers on other nodes need too.
 TRAVELLING_PREFIXES = ("HF_", "TRANSFORMERS_", "CMP_", "OMP_", "NCCL_", "GLOO_", "TORCH_", "WANDB_", "MLFLOW_")
+
+
+class RayLostError(BaseException):
+    """A process of a Ray that was started here died; its text says which.
+
+    Not an `Exception`: Tune would first wait for trials that cannot answer any more.
+    """
 
 
 @dataclass(frozen=True)
@@ -66,6 +76,20 @@ class Cluster:
     dashboard: str | None
     token_file: Path | None
     is_remote: bool
+
+    def require_alive(self) -> None:
+        """Look at the processes of a Ray that was started here; without them no trial could be placed any more.
+
+        Raises:
+            RayLostError: the raylet or the control store (GCS) is gone.
+        """
+        from ray._private.worker import _global_node
+
+        if self.is_remote or _global_node is None:
+            return
+        for name, process in _global_node.dead_processes():
+            if name in VITAL_PROCESSES:
+                raise RayLostError(f"{VITAL_PROCESSES[name]} (process {process.pid})")
 
 
 def set_environment() -> None:

@@ -133,6 +133,15 @@ class Ledger:
         """Call `listener(event)` after each event; what it raises is logged and costs the search nothing."""
         self._listeners.append(listener)
 
+    def unsubscribe(self, listener: Listener) -> None:
+        """Call it no more."""
+        self._listeners.remove(listener)
+
+    @property
+    def begun(self) -> bool:
+        """True once this session is in the journal."""
+        return self._begun
+
     def begin(
         self,
         *,

@@ -7,7 +7,7 @@ import importlib.util
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -30,14 +30,19 @@ PAGE_SHARE_OF_TIME = 0.03
 
 
 @contextmanager
-def observers(space: Space, folder: ResultsFolder, ledger: Ledger) -> Iterator[list[Any]]:
-    """Let all of them watch; gives the callbacks that Ray Tune has to call itself."""
-    ledger.subscribe(RayMetrics(space.name, ledger.history).on_event)
+def observers(
+    space: Space, folder: ResultsFolder, ledger: Ledger, show: Callable[[Event], None]
+) -> Iterator[list[Any]]:
+    """Let all of them watch, and `show` too; gives the callbacks that Ray Tune has to call itself."""
     scribe = Scribe(folder)
-    ledger.subscribe(scribe.on_event)
+    listeners = [show, RayMetrics(space.name, ledger.history).on_event, scribe.on_event]
+    for listener in listeners:
+        ledger.subscribe(listener)
     try:
         yield tracker_callbacks(space, folder)
     finally:
+        for listener in listeners:
+            ledger.unsubscribe(listener)
         scribe.close()
 
 

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from cmp.results.folder import ResultsFolder
 from cmp.search import messages
-from cmp.search.cluster import Cluster, connected
+from cmp.search.cluster import Cluster, RayLostError, connected
 from cmp.search.display import Display
 from cmp.search.footprint import Plan, plan_search
 from cmp.search.ledger import Ledger, Suggested
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 EXIT_FINISHED = 0
 EXIT_NO_SUCCESS = 1
+
+# How often a Ray that was started here is started again when one of its own processes dies.
+RAY_RESTARTS = 3
 
 
 def run_search(space: Space, *, address: str | None = None, fresh: bool = False, console: Console | None = None) -> int:
@@ -81,12 +84,24 @@ class _Search:
 
         require_tracker(self.space)
         preparation = prepare(self.space, self.console)
+        for restart in range(RAY_RESTARTS + 1):
+            try:
+                return self._search_on_ray(ledger, interruption, preparation)
+            except RayLostError as lost:
+                if restart == RAY_RESTARTS:
+                    times = f"{restart + 1} times; see /tmp/ray/session_latest/logs"
+                    raise UserError(None, f"Ray's {lost} died {times}") from None
+                messages.say(self.console, f"Ray's {lost} died; starting Ray again. No finished epoch is lost.")
+        return None
+
+    def _search_on_ray(self, ledger: Ledger, interruption: Interruption, preparation: Preparation) -> None:
         with connected(self.address, job_name=self.space.name) as cluster:
             interruption.install()
             plan = self._plan(cluster)
-            ledger.begin(resources=_record(plan), facts=preparation.facts, data=preparation.counts)
-            self._announce(cluster, plan)
-            self._run_trials(ledger, plan, preparation, interruption)
+            if not ledger.begun:
+                ledger.begin(resources=_record(plan), facts=preparation.facts, data=preparation.counts)
+                self._announce(cluster, plan)
+            self._run_trials(ledger, plan, cluster, interruption)
 
     def _plan(self, cluster: Cluster) -> Plan:
         fixed = self.space.fixed
@@ -108,32 +123,31 @@ class _Search:
         if dashboard is not None:
             messages.say(self.console, dashboard)
 
-    def _run_trials(self, ledger: Ledger, plan: Plan, preparation: Preparation, interruption: Interruption) -> None:
+    def _run_trials(self, ledger: Ledger, plan: Plan, cluster: Cluster, interruption: Interruption) -> None:
         from cmp.search.observers import observers
         from cmp.search.tuner import Desk, run_tune
 
         display = Display(self.space, ledger.history, self.console, max_concurrent=plan.max_concurrent)
 
         def on_step() -> None:
+            cluster.require_alive()
             if interruption.signal is not None and ledger.history.interrupted_by is None:
                 display.status("Leaving: the trials write their checkpoints ...")
                 ledger.interrupt(interruption.signal)
 
         jobs = _JobFactory(self.space, self.folder, plan, frozenset(ledger.rungs))
         desk = Desk(ledger, jobs, on_step, interruption.overdue, display.say)
-        with display, observers(self.space, self.folder, ledger) as callbacks:
-            ledger.subscribe(display.on_event)
+        with display, observers(self.space, self.folder, ledger, display.on_event) as callbacks:
             display.status("Starting the trials' processes ...")
             interruption.trials_run()
-            while not ledger.exhausted and not interruption.requested:
-                run_tune(
-                    desk,
-                    max_concurrent=plan.max_concurrent,
-                    name=f"session-{len(ledger.history.sessions)}",
-                    storage=self.folder.ray.absolute(),
-                    callbacks=callbacks,
-                )
-            on_step()
+            try:
+                while not ledger.exhausted and not interruption.requested:
+                    name = f"session-{len(ledger.history.sessions)}"
+                    storage = self.folder.ray.absolute()
+                    run_tune(desk, max_concurrent=plan.max_concurrent, name=name, storage=storage, callbacks=callbacks)
+                on_step()
+            finally:
+                desk.release_all()
             ledger.complete()
 
     def _end(self, ledger: Ledger) -> int:

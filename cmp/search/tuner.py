@@ -5,7 +5,8 @@ ledger needs: it writes an event to the journal before Tune acts on it.
 """
 
 import pickle
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from ray import cloudpickle, tune
 from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError
 from ray.tune import CheckpointConfig, FailureConfig, RunConfig, TuneConfig
 from ray.tune.callback import Callback
+from ray.tune.error import TuneError
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
@@ -21,6 +23,7 @@ from ray.tune.stopper import Stopper
 
 from cmp.search.actor import TrialActor, TrialJob
 from cmp.search.ledger import Ledger, Suggested
+from cmp.space.errors import UserError
 from cmp.train.session import EpochReport, TrialOutcome
 
 # A trial's process may die this often (killed, machine gone) before the trial counts as failed.
@@ -49,14 +52,31 @@ class Desk:
     must_end: Callable[[], bool]
     say: Callable[[str], None]
     numbers: dict[str, int] = field(default_factory=dict)
+    error: UserError | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """Empty: Tune pickles its searcher, scheduler and callbacks for a restore that never happens here."""
         return {}
 
+    def release_all(self) -> None:
+        """Tune is over: what did not end may be put to work again."""
+        for number in self.numbers.values():
+            self.ledger.release(number)
+        self.numbers.clear()
+
+    @contextmanager
+    def keeping_error(self) -> Iterator[None]:
+        """Keep the ledger's own error: Tune makes a traceback of every exception that passes through it."""
+        try:
+            yield
+        except UserError as error:
+            self.error = error
+            raise
+
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
         """The next trial as a config for Tune; None when there is none."""
-        suggested = self.ledger.next_trial()
+        with self.keeping_error():
+            suggested = self.ledger.next_trial()
         if suggested is None:
             return None
         self.numbers[trial_id] = suggested.number
@@ -65,25 +85,28 @@ class Desk:
     def receive(self, trial_id: str, message: Mapping[str, Any]) -> bool:
         """Hand a message to the ledger; True when the trial should go on."""
         number = self.numbers[trial_id]
-        if message["event"] == "started":
-            self.ledger.started(number, node=message["node"], pid=message["pid"])
-            return True
-        metrics = {name: message[name] for name in _REPORT_FIELDS if name in message}
-        return self.ledger.report(number, metrics) == "continue"
+        with self.keeping_error():
+            if message["event"] == "started":
+                self.ledger.started(number, node=message["node"], pid=message["pid"])
+                return True
+            metrics = {name: message[name] for name in _REPORT_FIELDS if name in message}
+            return self.ledger.report(number, metrics) == "continue"
 
     def close(self, trial_id: str, message: Mapping[str, Any]) -> None:
         """A trial left Tune: by its own outcome, or because the ledger wanted it to."""
         number = self.numbers[trial_id]
-        if message.get("event") != "outcome":
-            self.ledger.release(number)
-        elif message["status"] == "worker_died":
-            self.ledger.died(number, message["reason"])
-        else:
-            self.ledger.finish(number, TrialOutcome(message["status"], message["epoch"], message.get("reason")))
+        with self.keeping_error():
+            if message.get("event") != "outcome":
+                self.ledger.release(number)
+            elif message["status"] == "worker_died":
+                self.ledger.died(number, message["reason"])
+            else:
+                self.ledger.finish(number, TrialOutcome(message["status"], message["epoch"], message.get("reason")))
 
     def lose(self, trial_id: str, reason: str) -> None:
         """A trial's process died too often."""
-        self.ledger.died(self.numbers[trial_id], reason)
+        with self.keeping_error():
+            self.ledger.died(self.numbers[trial_id], reason)
 
 
 class LedgerSearcher(Searcher):
@@ -217,4 +240,9 @@ def run_tune(
             callbacks=[ProcessWatch(desk), *callbacks],
         ),
     )
-    tuner.fit()
+    try:
+        tuner.fit()
+    except TuneError:
+        if desk.error is not None:
+            raise desk.error from None
+        raise
