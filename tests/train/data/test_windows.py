@@ -1,0 +1,134 @@
+import numpy as np
+import pytest
+import torch
+
+from cmp.train.data.errors import DataError
+from cmp.train.data.windows import Cut, PairWindows, TextWindows, require_windows, split_documents, windows_per_document
+
+ALL = slice(None)
+
+
+def text_windows(lengths: list[int], cut: Cut, window_len: int) -> TextWindows:
+    """Documents whose tokens are 0, 1, 2, ... through all of them."""
+    offsets = np.cumsum([0, *lengths])
+    counts = windows_per_document(np.array(lengths), window_len)
+    return TextWindows(np.arange(offsets[-1], dtype=np.uint16), offsets[:-1], counts, window_len, cut)
+
+
+def test_windows_are_consecutive_and_never_cross_documents() -> None:
+    windows = text_windows([7, 2, 3], Cut(boundary=2, context_len=2, target_len=1), window_len=3)
+
+    batch = windows.batch(np.arange(3))
+
+    assert len(windows) == 3  # 7 tokens hold two windows, 2 none, 3 one
+    assert batch.context_ids.tolist() == [[0, 1], [3, 4], [9, 10]]
+    assert batch.target_ids.tolist() == [[2], [5], [11]]
+    assert batch.context_ids.dtype == torch.int64 and batch.context_mask is None and batch.target_mask is None
+
+
+def test_a_shorter_context_ends_where_the_longest_ends_so_targets_match() -> None:
+    long = text_windows([12], Cut(boundary=4, context_len=4, target_len=2), window_len=6).batch(np.arange(2))
+    short = text_windows([12], Cut(boundary=4, context_len=1, target_len=2), window_len=6).batch(np.arange(2))
+
+    assert torch.equal(short.target_ids, long.target_ids)
+    assert torch.equal(short.context_ids, long.context_ids[:, -1:])
+
+
+def test_a_shorter_target_is_the_beginning_of_the_longest() -> None:
+    batch = text_windows([10], Cut(boundary=2, context_len=2, target_len=1), window_len=5).batch(np.arange(2))
+
+    assert batch.target_ids.tolist() == [[2], [7]]
+
+
+def test_reconstruction_takes_the_beginning_of_the_window_as_context_and_target() -> None:
+    windows = text_windows([8], Cut(boundary=0, context_len=0, target_len=3), window_len=4)
+
+    batch = windows.batch(np.arange(2))
+
+    assert batch.context_ids.tolist() == batch.target_ids.tolist() == [[0, 1, 2], [4, 5, 6]]
+    assert windows.token_count(np.arange(2)) == windows.context_token_count(np.arange(2)) == 6
+
+
+def test_gathering_agrees_with_slicing_one_document_at_a_time() -> None:
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(0, 40, 50).tolist()
+    windows = text_windows(lengths, Cut(boundary=5, context_len=3, target_len=4), window_len=9)
+    expected, start = [], 0
+    for length in lengths:
+        for first in range(start, start + length - 8, 9):
+            expected.append(list(range(first + 2, first + 9)))
+        start += length
+
+    order = rng.permutation(len(windows))
+    batch = windows.batch(order)
+
+    assert torch.cat([batch.context_ids, batch.target_ids], 1).tolist() == [expected[i] for i in order]
+
+
+def test_counts_of_tokens_follow_from_the_lengths() -> None:
+    windows = text_windows([30], Cut(boundary=5, context_len=3, target_len=4), window_len=10)
+
+    assert windows.token_count(np.arange(3)) == 12
+    assert windows.context_token_count(np.arange(3)) == 9
+
+
+def test_a_tenth_of_the_documents_is_held_out_and_every_document_has_one_side() -> None:
+    train, validation = split_documents(np.ones(200, np.int64))
+
+    assert len(validation) == 20
+    assert sorted([*train, *validation]) == list(range(200))
+
+
+def test_the_same_documents_are_held_out_whatever_the_windows_length() -> None:
+    lengths = np.random.default_rng(0).integers(50, 400, 300)
+
+    held_out = [set(split_documents(lengths // window_len)[1]) for window_len in (20, 40)]
+
+    assert held_out[0] == held_out[1]
+
+
+@pytest.mark.parametrize("useful", [(0, 1), (3, 17), (5, 11)])
+def test_two_documents_long_enough_are_one_on_each_side(useful: tuple[int, int]) -> None:
+    windows = np.zeros(20, np.int64)
+    windows[list(useful)] = 1
+
+    train, validation = split_documents(windows)
+
+    assert windows[train].sum() == windows[validation].sum() == 1
+
+
+def pair_windows(pairs: list[tuple[list[int], list[int]]], cut: Cut) -> PairWindows:
+    texts = [text for pair in pairs for text in pair]
+    offsets = np.cumsum([0, *map(len, texts)])
+    return PairWindows(np.concatenate(texts).astype(np.uint16), offsets, np.arange(len(pairs)), cut)
+
+
+def test_pairs_are_padded_towards_their_middle_and_cut_at_their_outer_ends() -> None:
+    windows = pair_windows([([1, 2, 3], [4]), ([5], [6, 7, 8])], Cut(boundary=2, context_len=2, target_len=2))
+
+    batch = windows.batch(np.array([0, 1]))
+
+    assert batch.context_ids.tolist() == [[2, 3], [0, 5]]
+    assert batch.target_ids.tolist() == [[4, 0], [6, 7]]
+    assert batch.context_mask is not None and batch.context_mask.tolist() == [[True, True], [False, True]]
+    assert batch.target_mask is not None and batch.target_mask.tolist() == [[True, False], [True, True]]
+    assert windows.token_count(np.array([0, 1])) == 3
+    assert windows.context_token_count(np.array([1])) == 1
+    assert windows.kept_tokens() == 6  # of 8: the 1 and the last 8 are cut off
+
+
+def test_a_pair_is_reconstructed_from_the_beginning_of_its_first_text() -> None:
+    windows = pair_windows([([1, 2, 3], [4]), ([5], [6, 7, 8])], Cut(boundary=0, context_len=0, target_len=2))
+
+    batch = windows.batch(np.array([0, 1]))
+
+    assert batch.context_ids.tolist() == [[1, 2], [0, 5]]
+    assert batch.target_ids.tolist() == [[1, 2], [5, 0]]
+    assert windows.kept_tokens() == 3
+
+
+def test_no_window_left_says_how_long_a_document_must_be() -> None:
+    with pytest.raises(DataError, match=r"140 tokens.*longest document has 90") as caught:
+        require_windows(0, 3, longest=90, window_len=140)
+
+    assert caught.value.setting == "dataset"
