@@ -1,57 +1,19 @@
 """Real, tiny objects that every test directory may use: a saved two-layer model with its tokenizer, and a text."""
 
-import random
 from pathlib import Path
 
 import pytest
+
+from tests.tiny import save_tiny_model, write_tiny_text
 
 
 @pytest.fixture(scope="session")
 def tiny_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A saved two-layer GPT-2 of width 32 (260 tokens, 128 positions) with a byte-level fast tokenizer."""
-    import torch
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
-
-    folder = tmp_path_factory.mktemp("tiny-gpt2")
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {token: index for index, token in enumerate(["<s>", "</s>", "<pad>", *alphabet, "th"])}
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[("t", "h")]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>"
-    ).save_pretrained(folder)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        shape = {"vocab_size": len(vocabulary), "n_positions": 128, "n_embd": 32, "n_layer": 2, "n_head": 4}
-        # Ten times the usual initial spread, so that even an untrained model tells contexts apart.
-        config = GPT2Config(**shape, initializer_range=0.2, bos_token_id=0, eos_token_id=1)
-        GPT2LMHeadModel(config).save_pretrained(folder)
-    return folder
+    return save_tiny_model(tmp_path_factory.mktemp("tiny-gpt2"))
 
 
 @pytest.fixture(scope="session")
 def tiny_text_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Forty short documents of 300 to 600 characters, separated by `<|endoftext|>` lines."""
-    rng = random.Random(0)
-    words = [
-        "the",
-        "cat",
-        "dog",
-        "bird",
-        "tree",
-        "house",
-        "sees",
-        "finds",
-        "near",
-        "under",
-        "red",
-        "old",
-        "small",
-        "then",
-    ]
-    documents = [" ".join(rng.choice(words) for _ in range(rng.randrange(80, 120))) + "." for _ in range(40)]
-    path = tmp_path_factory.mktemp("tiny-text") / "tiny.txt"
-    path.write_text("\n<|endoftext|>\n".join(documents) + "\n", encoding="utf-8")
-    return path
+    return write_tiny_text(tmp_path_factory.mktemp("tiny-text") / "tiny.txt")
