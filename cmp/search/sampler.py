@@ -4,8 +4,12 @@
 every suggestion, so that a search that was killed and replayed suggests what it would have suggested. Called by the
 ledger. What TPE is told: a finished trial is complete with its best val_loss, a stopped one is pruned with its
 intermediate values (TPE ranks those by the epoch they reached, then by the loss there: which is what ASHA's rungs
-mean), a running one is expected to be bad until it has ended (constant liar). A diverged trial or one that ran out of
-memory counts among the bad ones too; one that failed for another reason says nothing about its settings.
+mean). A running trial that has reported is ranked as if it were stopped now; before its first report it is taken for
+bad, so that others keep away (constant liar). Taking all running ones for bad hides the best trials, which are those
+that run longest: with 64 slots in `tests.benchmarks.simulate` (800 epochs, 5 seeds) the best val_loss was 1.756 that
+way and 1.745 this way, with 68 % and 29 % of the epochs wasted; with 2 slots there is no difference. A diverged trial
+or one that ran out of memory counts among the bad ones; one that failed for another reason says nothing about its
+settings.
 """
 
 import itertools
@@ -152,16 +156,15 @@ def _known_trials(history: History, domains: Mapping[str, BaseDistribution]) -> 
 
 
 def _known_trial(trial: TrialRecord, domains: Mapping[str, BaseDistribution]) -> FrozenTrial:
-    if not trial.has_ended:
-        return create_trial(state=TrialState.RUNNING, params=trial.settings, distributions=dict(domains))
-    if trial.status == "finished" and trial.val_loss is not None:
-        return create_trial(
-            state=TrialState.COMPLETE, params=trial.settings, distributions=dict(domains), value=trial.val_loss
-        )
     # Of pruned trials, those without intermediate values rank last: a failed trial is as bad as can be.
     losses = {} if trial.status == "failed" else finite_losses(trial)
+    state, value = TrialState.PRUNED, None
+    if not trial.has_ended and not losses:
+        state = TrialState.RUNNING
+    elif trial.status == "finished" and trial.val_loss is not None:
+        state, value = TrialState.COMPLETE, trial.val_loss
     return create_trial(
-        state=TrialState.PRUNED, params=trial.settings, distributions=dict(domains), intermediate_values=losses
+        state=state, value=value, params=trial.settings, distributions=dict(domains), intermediate_values=losses
     )
 
 

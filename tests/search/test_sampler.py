@@ -67,7 +67,7 @@ def test_a_suggestion_depends_on_seed_number_and_history_only() -> None:
     assert suggest(space, 12, history) == suggest(space, 12, history)
     assert suggest(space, 12, history) != suggest(space, 13, history)
     assert suggest(make_space(searched=EVERY_DOMAIN, seed=1), 12, history) != suggest(space, 12, history)
-    assert suggest(space, 12, a_history(space, 11)) != suggest(space, 12, history)
+    assert suggest(space, 12, a_history(space, 8)) != suggest(space, 12, history)
 
 
 def test_another_process_suggests_the_same() -> None:
@@ -172,6 +172,10 @@ def test_running_trials_are_kept_away_from() -> None:
         return sum(abs(lr + 2.5) < 0.15 for lr in lrs)
 
     assert near(crowded) < near(alone)
+
+
+def test_a_running_trial_that_has_reported_is_ranked_by_how_far_it_got_and_not_taken_for_bad() -> None:
+    assert mean_log_lr(spread("running", "stopped", [3.0, 2.9, 2.8], [2.5])) < -2.8
 
 
 def test_settings_are_never_tried_twice_and_a_small_space_ends_when_all_were() -> None:
