@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cmp.cli import run
+from cmp.results.best import NOTE
 from cmp.results.folder import ResultsFolder
 from cmp.space.errors import UserError
 
@@ -43,7 +44,8 @@ def export(results: ResultsFolder, trial: int | None, target: Path) -> Path:
 
 
 def _copy(source: Path, target: Path) -> None:
-    shutil.copytree(source, target, ignore=shutil.ignore_patterns(".*"))
+    """Everything but the note that the search keeps about its own best/."""
+    shutil.copytree(source, target, ignore=shutil.ignore_patterns(".*", NOTE))
 
 
 def _source(results: ResultsFolder, trial: int | None, config: str) -> Path:
