@@ -71,8 +71,12 @@ def _score_sums(scorer: Scorer, windows: WindowSet, batches: list[np.ndarray], d
 
 
 def pinned_batch(windows: WindowSet, indices: np.ndarray, device: torch.device) -> Batch:
-    """A batch, in page-locked memory where `device` is a GPU, so that the copy to it does not hold up Python."""
-    batch = windows.batch(indices)
+    """The windows as validation cuts them, ready to go to `device`."""
+    return pinned(windows.batch(indices), device)
+
+
+def pinned(batch: Batch, device: torch.device) -> Batch:
+    """In page-locked memory where `device` is a GPU, so that the copy to it does not hold up Python."""
     if device.type != "cuda":
         return batch
     masks = [None if mask is None else mask.pin_memory() for mask in (batch.context_mask, batch.target_mask)]

@@ -13,7 +13,7 @@ from cmp.model.compression import CompressionModel
 from cmp.space.settings import TrialSettings
 from cmp.train.data.order import window_indices
 from cmp.train.data.windows import WindowSet
-from cmp.train.evaluation import pinned_batch
+from cmp.train.evaluation import pinned
 from cmp.train.optimizer import Stepper, StepReading
 from cmp.train.outcome import TrialFailedError, as_failure
 from cmp.train.prefetch import prefetched
@@ -91,9 +91,11 @@ def train_epoch(learner: Learner, stop_requested: Callable[[], bool], checkpoint
 def loop_input(learner: Learner, loop: int) -> LoopInput:
     """Cut the batch of `loop` and this worker's share of it; runs in the prefetching thread."""
     workers, windows, batch_size = learner.workers, learner.windows, learner.settings.batch_size
-    indices = window_indices(loop * batch_size, batch_size, len(windows), learner.settings.seed)
-    mine = np.array_split(indices, workers.count)[workers.rank]
-    batch = pinned_batch(windows, mine, workers.device) if len(mine) else None
+    first = loop * batch_size
+    indices = window_indices(first, batch_size, len(windows), learner.settings.seed)
+    passes = (first + np.arange(batch_size)) // len(windows)
+    mine, mine_before = (np.array_split(values, workers.count)[workers.rank] for values in (indices, passes))
+    batch = pinned(windows.batch(mine, mine_before), workers.device) if len(mine) else None
     return LoopInput(batch, windows.token_count(indices), windows.context_token_count(indices))
 
 

@@ -161,23 +161,28 @@ def _text_sets(cache: TokenCache, window: Window, cut: Cut) -> tuple[WindowSet, 
 
 
 def _whole_documents(column: Column, counts: np.ndarray, window_len: int, cut: Cut) -> TextWindows:
-    return TextWindows(column.tokens, column.offsets[:-1], counts, window_len, cut)
+    slack = column.lengths - counts * window_len
+    return TextWindows(column.tokens, column.offsets[:-1], counts, window_len, cut, slack)
 
 
 def _split_texts(column: Column, counts: np.ndarray, window_len: int, cut: Cut) -> tuple[TextWindows, TextWindows]:
-    """By document; where only one document holds any window, its last tenth of windows is for validation."""
+    """By document; where only one document holds any window, its last tenth is for validation."""
     starts = column.offsets[:-1]
     if np.count_nonzero(counts) == 1:
         only = np.flatnonzero(counts)
         n_validation = max(1, round(int(counts[only[0]]) * VALIDATION_SHARE))
         n_train = counts[only] - n_validation
+        slack = (column.lengths - counts * window_len)[only]  # between the two parts
         return (
-            TextWindows(column.tokens, starts[only], n_train, window_len, cut),
-            TextWindows(column.tokens, starts[only] + n_train * window_len, counts[only] - n_train, window_len, cut),
+            TextWindows(column.tokens, starts[only], n_train, window_len, cut, slack),
+            TextWindows(
+                column.tokens, starts[only] + n_train * window_len + slack, counts[only] - n_train, window_len, cut
+            ),
         )
     train, validation = split_documents(counts)
+    slack = (column.lengths - counts * window_len)[train]
     return (
-        TextWindows(column.tokens, starts[train], counts[train], window_len, cut),
+        TextWindows(column.tokens, starts[train], counts[train], window_len, cut, slack),
         TextWindows(column.tokens, starts[validation], counts[validation], window_len, cut),
     )
 
