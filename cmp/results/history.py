@@ -140,6 +140,11 @@ class History:
         """How many trials have this status."""
         return sum(trial.status == status for trial in self.trials.values())
 
+    def pause(self, number: int) -> None:
+        """A trial is not at work any more, though it has not ended. Only shown: no decision depends on it."""
+        if self.trials[number].status == "running":
+            self.trials[number].status = "interrupted"
+
     def apply(self, event: Mapping[str, Any]) -> None:
         """Add one event. Unknown kinds of events are passed over, so that an older reader can read a newer journal."""
         handler = _HANDLERS.get(event["event"])
@@ -163,9 +168,8 @@ def _session(history: History, event: Mapping[str, Any]) -> None:
     history.sessions.append(SessionRecord(event["run"], event["time"], event["time"], dict(event)))
     history.completed = False
     history.interrupted_by = None
-    for trial in history.trials.values():
-        if trial.status == "running":
-            trial.status = "interrupted"
+    for number in history.trials:
+        history.pause(number)
 
 
 def _suggested(history: History, event: Mapping[str, Any]) -> None:
@@ -210,6 +214,8 @@ def _interrupted(history: History, event: Mapping[str, Any]) -> None:
 
 def _completed(history: History, event: Mapping[str, Any]) -> None:
     history.completed = True
+    for number in history.trials:
+        history.pause(number)
 
 
 _HANDLERS = {

@@ -222,14 +222,10 @@ class Ledger:
         """Take a trial's own account of how it ended. An interrupted one can be issued again; an ended one stays so."""
         with self._lock:
             self._begin_if_needed()
-            self._issued.discard(number)
             trial = self.history.trials[number]
-            if trial.has_ended or outcome.status == "interrupted":
-                return
-            if outcome.status != "finished":
-                self._fail(trial, outcome.status, outcome.reason or "no reason given")
-            elif self._has_all_reports(trial, outcome.epoch):
-                self._append({"event": "finished", "trial": number, "epoch": outcome.epoch})
+            if not trial.has_ended:
+                self._take_outcome(trial, outcome)
+            self.release(number)
 
     def died(self, number: int, reason: str) -> None:
         """Give up a trial whose worker died more often than it may."""
@@ -243,6 +239,7 @@ class Ledger:
         """Take back a trial that could not be put to work or left early; it will be issued again."""
         with self._lock:
             self._issued.discard(number)
+            self.history.pause(number)
 
     def interrupt(self, signal: str) -> None:
         """Stop issuing trials and note why; reports that still come are taken."""
@@ -286,6 +283,14 @@ class Ledger:
             attempt=len(trial.attempts) + 1,
             epoch=trial.epoch,
         )
+
+    def _take_outcome(self, trial: TrialRecord, outcome: "TrialOutcome") -> None:
+        if outcome.status == "interrupted":
+            return
+        if outcome.status != "finished":
+            self._fail(trial, outcome.status, outcome.reason or "no reason given")
+        elif self._has_all_reports(trial, outcome.epoch):
+            self._append({"event": "finished", "trial": trial.number, "epoch": outcome.epoch})
 
     def _append(self, event: Event) -> None:
         written = self._journal.append({"event": event["event"], "time": self._clock(), **event})

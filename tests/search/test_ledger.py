@@ -246,6 +246,7 @@ def test_after_an_interruption_reports_are_still_taken_but_no_trial_is_issued(tm
     assert ledger.next_trial() is None
     assert ledger.report(0, {"epoch": 1, "val_loss": 2.0}) == "stop"
     ledger.finish(0, TrialOutcome("interrupted", 1))
+    assert ledger.history.trials[0].status == "interrupted"
     assert not ledger.complete()
     ledger.close()
     again = Ledger(make_space(), ResultsFolder(tmp_path), Clock(), views=False)
