@@ -280,9 +280,12 @@ def _failed(error: Exception, plan: TrialPlan, state: TrialState, log: TrialLog)
 
 
 def _release_memory(device: torch.device) -> None:
-    """Give the trial's GPU memory back before the next trial, which may share the device."""
-    gc.collect()
+    """Give the trial's GPU memory back before the next trial, which may share the device.
+
+    Nothing to do on a CPU, where looking through all of Python's objects costs 0.2 s and frees a few megabytes.
+    """
     if device.type == "cuda":
+        gc.collect()
         torch.cuda.empty_cache()
 
 
