@@ -121,8 +121,9 @@ class Compressor:
     ) -> torch.Tensor:
         """Memories of texts.
 
-        A text longer than `context_len` tokens is cut into consecutive pieces of that length, the last one as long as
-        it happens to be, and the pieces' memories lie one after the other.
+        A text longer than `context_len` tokens is cut into consecutive pieces of that length, the first one as long as
+        is left over, and the pieces' memories lie one after the other. A compressor is trained on one piece: how much
+        an earlier piece adds is for `loss` to say.
 
         Args:
             texts: a text, a list of texts, token ids of one or several, or a (T,) or (B, T) tensor of ids; ids come

@@ -51,8 +51,14 @@ def token_rows(tokenizer: Any, texts: Texts, attention_mask: torch.Tensor | None
 
 
 def cut(row: Sequence[int], length: int) -> list[list[int]]:
-    """Consecutive pieces of `length` tokens; the last one may be shorter."""
-    return [list(row[start : start + length]) for start in range(0, len(row), length)]
+    """Consecutive pieces of `length` tokens; where that leaves a shorter one, it comes first.
+
+    What follows a text hangs on its end, so the end gets a piece as long as those that were trained. On stories260K
+    (*stories*, kv memory with LoRA, 120 tokens as 100 + 20 or as 20 + 100): 1.923 and 1.860 nats on the next 40.
+    """
+    first = len(row) % length or length
+    starts = [0, *range(first, len(row), length)]
+    return [list(row[start:end]) for start, end in zip(starts, [*starts[1:], len(row)], strict=True)]
 
 
 def context_batches(pieces: Sequence[Sequence[int]], batch_size: int) -> Iterator[Batch]:
