@@ -279,3 +279,25 @@ def spoil_losses(monkeypatch: pytest.MonkeyPatch, at_call: int, error: Exception
         return replace(losses, total=losses.total * math.nan)
 
     monkeypatch.setattr(CompressionModel, "losses", spoiled)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_a_backbone_in_half_precision_trains_to_about_the_same_losses(
+    unbroken: tuple[TrialPlan, list[EpochReport]], settings: TrialSettings, tmp_path: Path, dtype: str
+) -> None:
+    plan, session = plan_of(replace(settings, torch_dtype=dtype), tmp_path / dtype), LocalSession()  # type: ignore[arg-type]
+    assert run_trial(plan, session).status == "finished"
+    for ours, theirs in zip(session.reports, unbroken[1], strict=True):
+        assert ours.val_loss == pytest.approx(theirs.val_loss, rel=2e-2)
+        assert ours.train_loss == pytest.approx(theirs.train_loss, rel=2e-2)
+    assert {tensor.dtype for tensor in newest(plan)["trainables"].values()} == {torch.float32}
+
+
+def test_a_backbone_spread_over_devices_gives_the_same_numbers(
+    unbroken: tuple[TrialPlan, list[EpochReport]], settings: TrialSettings, tmp_path: Path
+) -> None:
+    plan, session = plan_of(replace(settings, model_parallel=True), tmp_path / "spread"), LocalSession()
+    assert run_trial(plan, session).status == "finished"
+    assert [report.val_loss for report in session.reports] == pytest.approx(
+        [report.val_loss for report in unbroken[1]], rel=1e-5
+    )
