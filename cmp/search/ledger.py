@@ -6,8 +6,6 @@ effect. So a ledger opened on the journal of a search that was killed anywhere g
 """
 
 import logging
-import os
-import socket
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -18,12 +16,10 @@ from typing import TYPE_CHECKING, Any, Literal
 from cmp.results.folder import ResultsFolder
 from cmp.results.history import History, TrialRecord, is_finite
 from cmp.results.journal import Event, Journal, JournalError, plain
-from cmp.results.provenance import git_commit, hardware, versions
-from cmp.results.space_file import write_space_file
 from cmp.search.asha import Asha, Decision
 from cmp.search.sampler import max_trials, suggest
+from cmp.search.session import refuse_another_search, refuse_other_facts, session_event, write_space
 from cmp.search.views import FolderViews
-from cmp.space.errors import Problem, SpaceError
 from cmp.space.settings import TrialSettings
 from cmp.space.space import Space
 
@@ -89,7 +85,7 @@ class Ledger:
         search = space.search
         self._asha = Asha(search.grace_period, search.reduction_factor, space.largest("n_epochs"), search.min_peers)
         self._journal = Journal(folder.journal)
-        self._refuse_another_search()
+        refuse_another_search(self.folder, self._journal.events, self.space)
         self._replay()
         self._views = FolderViews(space, folder, clock) if views else None
 
@@ -163,10 +159,11 @@ class Ledger:
         with self._lock:
             if self._begun:
                 raise RuntimeError("a ledger begins only one session")
-            self._refuse_other_facts(facts or {})
+            refuse_other_facts(self.folder, self.history, facts or {})
             self._begun = True
-            event = self._session_event(resources or {}, facts or {}, data or {})
-            write_space_file(self.folder.space, event["space"], event["versions"], event["commit"])
+            run = len(self.history.sessions) + 1
+            event = session_event(self.space, run, resources=resources or {}, facts=facts or {}, data=data or {})
+            write_space(self.folder, event)
             if self._views is not None:
                 self._views.start(self.history, self._journal.events)
             self._append(event)
@@ -348,31 +345,6 @@ class Ledger:
         if not self._begun:
             self.begin()
 
-    def _write_space_file(self, session: Event) -> None:
-        try:
-            write_space_file(self.folder.space, session["space"], session["versions"], session["commit"])
-        except OSError as error:
-            logger.warning("%s could not be written, the search goes on: %s", self.folder.space, error)
-
-    def _session_event(self, resources: Mapping[str, Any], facts: Mapping[str, str], data: Mapping[str, Any]) -> Event:
-        search = self.space.search
-        return {
-            "event": "session",
-            "run": len(self.history.sessions) + 1,
-            "host": socket.gethostname(),
-            "pid": os.getpid(),
-            "num_samples": search.num_samples,
-            "max_concurrent": search.max_concurrent,
-            "time_budget_seconds": search.time_budget_seconds,
-            "resources": dict(resources),
-            "facts": dict(facts),
-            "data": dict(data),
-            "hardware": hardware(),
-            "versions": versions(),
-            "commit": git_commit(),
-            "space": self.space.to_dict(),
-        }
-
     def _replay(self) -> None:
         for line, event in enumerate(self._journal.events, start=1):
             try:
@@ -380,34 +352,6 @@ class Ledger:
             except (KeyError, TypeError, ValueError) as error:
                 message = f"{self.folder.journal}:{line}: does not fit what comes before it: {error!r}"
                 raise JournalError(None, f"{message}; restore the file or start over with --fresh") from error
-
-    def _refuse_another_search(self) -> None:
-        events = self._journal.events
-        first_session = next((event for event in events if event["event"] == "session"), None)
-        if first_session is not None and any(event["event"] == "suggested" for event in events):
-            self._refuse(self.space.differences(self._space_of(first_session)))
-
-    def _space_of(self, session: Event) -> Space:
-        try:
-            return Space.from_dict(session["space"])
-        except (KeyError, TypeError, ValueError) as error:
-            message = f"{self.folder.journal}: was written by a version that this one cannot continue ({error})"
-            raise JournalError(None, f"{message}; use --fresh or another exp_name") from error
-
-    def _refuse_other_facts(self, facts: Mapping[str, str]) -> None:
-        if not self.history.trials:
-            return
-        before: dict[str, str] = {}
-        for session in self.history.sessions:
-            before = {**session.event["facts"], **before}
-        changed = [name for name, value in facts.items() if before.get(name, value) != value]
-        self._refuse([f"{name}: {facts[name]} now, {before[name]} before" for name in changed])
-
-    def _refuse(self, differences: list[str]) -> None:
-        if differences:
-            advice = "to go on would mix unlike trials; start over with --fresh, or use another exp_name"
-            lines = [*differences, advice]
-            raise SpaceError([Problem(str(self.folder.path), None, None, line) for line in lines])
 
 
 def _as_dict(report: Any) -> dict[str, Any]:
