@@ -60,7 +60,8 @@ class Compressor:
 
         Args:
             folder: config.json, compressor.safetensors; a search's `best/`, for instance.
-            device: where to run; None is the GPU when there is one. Not used with a loaded backbone.
+            device: where to run; None is the GPU when there is one, or all of them where it was trained with
+                `model_parallel`. Not used with a loaded backbone.
             torch_dtype: precision of the backbone; None is as in training. Not used with a loaded backbone.
             backbone: a loaded backbone to share, or another place of the model it was trained with; None is the
                 place that it was trained from.
@@ -74,7 +75,7 @@ class Compressor:
         tensors = read_tensors(folder, config)
         if not isinstance(backbone, Backbone):
             place = config.backbone.name if backbone is None else str(backbone)
-            backbone = _load_backbone(place, device, torch_dtype or config.settings.torch_dtype)
+            backbone = _load_backbone(place, device, torch_dtype or config.settings.torch_dtype, config.settings)
         if backbone.identity.fingerprint != config.backbone.fingerprint:
             raise CompressorError(
                 f"{folder}: trained with {config.backbone.name} (fingerprint {config.backbone.fingerprint}), "
@@ -302,11 +303,15 @@ def _count_new(generation_settings: dict[str, Any]) -> int:
     return max(0, int(generation_settings.get("max_new_tokens") or 1) - 1)
 
 
-def _load_backbone(place: str, device: torch.device | str | None, torch_dtype: str | torch.dtype) -> Backbone:
-    if device is None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+def _load_backbone(
+    place: str, device: torch.device | str | None, torch_dtype: str | torch.dtype, settings: TrialSettings
+) -> Backbone:
+    gpu = torch.cuda.is_available()
+    spread = settings.model_parallel and device is None and gpu
+    device = device or ("cuda" if gpu else "cpu")
+    dtype = str(torch_dtype).removeprefix("torch.")
     try:
-        return Backbone.load(place, torch_dtype=str(torch_dtype).removeprefix("torch."), device=device)
+        return Backbone.load(place, torch_dtype=dtype, device=device, model_parallel=spread)
     except (OSError, UnsupportedModelError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise CompressorError(
