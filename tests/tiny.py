@@ -3,7 +3,7 @@
 import random
 from pathlib import Path
 
-WORDS = "the cat dog bird tree house sees finds near under red old small then".split()
+WORDS = ["the", "cat", "dog", "bird", "tree", "house", "sees", "finds", "near", "under", "red", "old", "small", "then"]
 
 
 def save_tiny_model(folder: Path) -> Path:

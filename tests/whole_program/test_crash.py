@@ -1,0 +1,41 @@
+"""Real searches, real Ray, real SIGKILLs: a search that is killed anywhere ends like one that never was.
+
+Few and chained, because every start of Ray takes seconds; `python -m tests.whole_program.crash` does it a hundred times.
+"""
+
+from pathlib import Path
+
+import pytest
+
+from tests.search.check_journal import trajectory, violations
+from tests.whole_program.harness import Search
+
+ONE_AT_A_TIME = {"search": {"num_samples": 5, "max_concurrent": 1, "startup_trials": 2, "min_peers": 1}}
+
+# Where each start of the chained search dies, and at which time that this point is reached. The last one kills a
+# trial's process: that start goes on to the end by itself.
+CHAIN = [
+    ("during-tokenization", 1),
+    ("after-suggested", 1),
+    ("torn-reported", 3),
+    ("before-finished", 1),
+    ("during-best", 1),
+    ("after-reported", 2),
+    ("torn-checkpoint", 2),
+]
+
+
+@pytest.mark.timeout(600)
+def test_a_search_killed_at_one_point_after_the_other_ends_like_an_unbroken_one(tmp_path: Path) -> None:
+    unbroken = Search(tmp_path / "unbroken", ONE_AT_A_TIME)
+    assert unbroken.start().wait(150) == 0
+
+    broken = Search(tmp_path / "broken", ONE_AT_A_TIME)
+    for point, count in CHAIN:
+        run = broken.start(point=point, count=count)
+        code = run.wait(150)
+        assert run.mark.exists(), f"{point} was not reached; exit code {code}:\n{run.text()}"
+        assert code == (0 if point == "torn-checkpoint" else -9), run.text()
+
+    assert violations(broken.journal, ended=True) == []
+    assert trajectory(broken.journal) == trajectory(unbroken.journal)

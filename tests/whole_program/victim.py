@@ -1,0 +1,184 @@
+"""The program itself, set up to kill itself once at a named point: `python -m tests.whole_program.victim SPACE ...`.
+
+The point is named in CRASH_POINT, and hit the CRASH_COUNT-th time it is reached; CRASH_MARK is a file that is made
+when it happens, so that it happens once. The program knows nothing of this: functions are replaced from outside, in
+the driver by this module's `main`, in a trial's process by `run_trial`, which the driver names instead of its own.
+"""
+
+import dataclasses
+import os
+import re
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+DRIVER_POINTS = (
+    "during-tokenization",
+    "after-suggested",
+    "torn-suggested",
+    "before-reported",
+    "torn-reported",
+    "after-reported",
+    "before-stopped",
+    "after-stopped",
+    "before-finished",
+    "after-finished",
+    "during-best",
+    "during-tables",
+    "before-completed",
+)
+WORKER_POINTS = ("before-checkpoint", "torn-checkpoint", "before-report", "during-trial-best")
+
+
+class Trigger:
+    """Counts how often a point is reached and kills the process there, once per mark file."""
+
+    def __init__(self, count: int, mark: Path) -> None:
+        self._left = count
+        self._mark = mark
+
+    def reached(self, last_act: Callable[[], None] = lambda: None) -> None:
+        """The point is reached: on the last count do `last_act` and die as if by SIGKILL."""
+        self._left -= 1
+        if self._left > 0:
+            return
+        try:
+            os.close(os.open(self._mark, os.O_CREAT | os.O_EXCL))
+        except FileExistsError:
+            return
+        last_act()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def around(owner: Any, name: str, before: Callable[..., None] | None = None, after: Any = None) -> None:
+    """Replace a function by one that calls `before(*args)` and `after(*args)` around it."""
+    original = getattr(owner, name)
+
+    def replacement(*args: Any, **kwargs: Any) -> Any:
+        if before is not None:
+            before(*args)
+        result = original(*args, **kwargs)
+        if after is not None:
+            after(*args)
+        return result
+
+    setattr(owner, name, replacement)
+
+
+def install(point: str, trigger: Trigger) -> None:
+    """Set a point up in this process."""
+    when, _, what = point.partition("-")
+    if point == "during-tokenization":
+        on_rename("rename", r"/data/", trigger, when="before")
+    elif point == "during-best":
+        on_rename("rename", r"/best$", trigger, when="before", source=r"/\.best")
+    elif point == "during-tables":
+        on_rename("replace", r"trials\.csv$", trigger, when="before")
+    elif point == "before-checkpoint":
+        on_rename("replace", r"loop-\d+\.pt$", trigger, when="before")
+    elif point == "torn-checkpoint":
+        on_rename("replace", r"loop-\d+\.pt$", trigger, when="after", last_act=truncate)
+    elif point == "during-trial-best":
+        on_rename("rename", r"/trials/\d+/best$", trigger, when="before")
+    elif point == "before-report":
+        from cmp.search.ray_session import RaySession
+
+        around(RaySession, "report", before=lambda *args: trigger.reached())
+    elif when == "torn":
+        on_torn_line(what, trigger)
+    else:
+        on_event(when, what, trigger)
+
+
+def on_event(when: str, kind: str, trigger: Trigger) -> None:
+    """Die before or after an event of this kind is in the journal."""
+    from cmp.results.journal import Journal
+
+    def reached(journal: Any, event: dict[str, Any]) -> None:
+        if event["event"] == kind:
+            trigger.reached()
+
+    around(Journal, "append", **{when: reached})
+
+
+def on_torn_line(kind: str, trigger: Trigger) -> None:
+    """Die with half of an event's line in the journal."""
+    from cmp.results import journal
+
+    def reached(descriptor: int, line: bytes) -> None:
+        if f'"event":"{kind}"'.encode() in line:
+            trigger.reached(lambda: os.write(descriptor, line[: len(line) // 2]))
+
+    around(journal, "_write_all", before=reached)
+
+
+def on_rename(
+    name: str,
+    target: str,
+    trigger: Trigger,
+    *,
+    when: str,
+    source: str = "",
+    last_act: Callable[[Path], None] = lambda path: None,
+) -> None:
+    """Die before or after a file or folder gets its final name."""
+
+    def reached(path: Path, new: Any) -> None:
+        if re.search(target, str(new)) and re.search(source, str(path)):
+            trigger.reached(lambda: last_act(Path(new)))
+
+    around(Path, name, **{when: reached})
+
+
+def truncate(path: Path) -> None:
+    """What a power cut can leave of a file."""
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def run_trial(plan: Any, session: Any) -> Any:
+    """In a trial's process: set the point up, note when the first loop of this start begins, and train."""
+    from cmp.train import trial
+
+    if not getattr(trial, "is_victim", False):
+        trial.is_victim = True  # type: ignore[attr-defined]
+        if os.environ.get("CRASH_POINT") in WORKER_POINTS:
+            install(os.environ["CRASH_POINT"], _trigger())
+        around(trial, "train_epoch", before=note_first_loop)
+    return trial.run_trial(plan, session)
+
+
+def note_first_loop(*args: Any) -> None:
+    """Write the time, once per start of the program; slow the trial down, so that there is time to be killed in."""
+    try:
+        with Path(os.environ["CRASH_FIRST_LOOP"]).open("x") as file:
+            file.write(str(time.time()))
+    except FileExistsError:
+        pass
+    time.sleep(float(os.environ.get("CRASH_EPOCH_SECONDS", "0")))
+
+
+def _trigger() -> Trigger:
+    return Trigger(int(os.environ.get("CRASH_COUNT", "1")), Path(os.environ["CRASH_MARK"]))
+
+
+def main() -> int:
+    """Set the point up and run the program."""
+    import search
+    from cmp.search import run
+
+    original = run._JobFactory.__call__
+
+    def make_job(factory: Any, suggested: Any) -> Any:
+        return dataclasses.replace(original(factory, suggested), entry="tests.whole_program.victim:run_trial")
+
+    run._JobFactory.__call__ = make_job  # type: ignore[method-assign]
+    if os.environ.get("CRASH_POINT") in DRIVER_POINTS:
+        install(os.environ["CRASH_POINT"], _trigger())
+    return search.main(sys.argv[1:])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
