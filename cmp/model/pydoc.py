@@ -72,9 +72,16 @@ RECIPES = {
 }
 
 
-def resolve(model_string: str) -> str:
-    """The folder of a built-in backbone, trained now if it is not there; any other name as it is."""
-    return str(ensure_backbone(model_string)) if model_string in RECIPES else model_string
+def resolve(model_string: str, *, weights: bool = True) -> str:
+    """The folder of a built-in backbone, trained now if it is not there; any other name as it is.
+
+    Args:
+        model_string: as a user writes it.
+        weights: without them the folder has only tokenizer and configuration, and takes seconds to make.
+    """
+    if model_string not in RECIPES:
+        return model_string
+    return str(ensure_backbone(model_string) if weights else ensure_tokenizer(model_string))
 
 
 def ensure_backbone(name: str) -> Path:
