@@ -299,13 +299,13 @@ def cache_of(pairs: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> DynamicCache
     return cache
 
 
-def resolve_model_string(model_string: str) -> str:
-    """A built-in name to the folder that holds it; anything else as it is."""
+def resolve_model_string(model_string: str, *, weights: bool = True) -> str:
+    """A built-in name to the folder that holds it; anything else as it is. Without `weights` nothing is trained."""
     if not model_string.startswith("pydoc"):
         return model_string
     from cmp.model.pydoc import resolve
 
-    return str(resolve(model_string))
+    return resolve(model_string, weights=weights)
 
 
 def resolve_dtype(torch_dtype: str, device: torch.device) -> torch.dtype:
@@ -321,12 +321,12 @@ def resolve_dtype(torch_dtype: str, device: torch.device) -> torch.dtype:
 
 def load_tokenizer(model_string: str) -> Any:
     """The tokenizer of a model, by the same name as the model."""
-    return AutoTokenizer.from_pretrained(resolve_model_string(model_string))
+    return AutoTokenizer.from_pretrained(resolve_model_string(model_string, weights=False))
 
 
 def model_facts(model_string: str) -> ModelFacts:
     """Layers, positions and vocabulary from the configuration alone; no weights are read."""
-    config = AutoConfig.from_pretrained(resolve_model_string(model_string)).get_text_config(decoder=True)
+    config = AutoConfig.from_pretrained(resolve_model_string(model_string, weights=False)).get_text_config(decoder=True)
     return ModelFacts(config.num_hidden_layers, _max_positions(config), config.vocab_size)
 
 
