@@ -219,6 +219,16 @@ def test_the_shared_openwebtext_streams_only_its_beginning(shared_data: Path, se
     assert len(read(settings(shared_data / "openwebtext", abbrev_len=7))["train"]) == 7
 
 
+def test_the_built_in_text_brings_the_documents_that_its_backbone_never_saw(
+    settings: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cmp.model.pydoc_text._texts", lambda: {"train": ["seen"] * 30, "validation": ["unseen"] * 9})
+
+    assert read(settings("pydoc")) == {"train": ["seen"] * 30, "validation": ["unseen"] * 9}
+    assert read(settings("pydoc", abbrev_len=10)) == {"train": ["seen"] * 9, "validation": ["unseen"]}
+    assert data_identity(settings("pydoc"))["pydoc"]
+
+
 def test_a_changed_file_is_another_text(tmp_path: Path, settings: Make) -> None:
     path = tmp_path / "a.txt"
     path.write_text("one", encoding="utf-8")
