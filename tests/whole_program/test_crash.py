@@ -1,6 +1,6 @@
 """Real searches, real Ray, real SIGKILLs: a search that is killed anywhere ends like one that never was.
 
-Few and chained, because every start of Ray takes seconds; `python -m tests.whole_program.crash` does it a hundred times.
+Few and chained, because every start of Ray takes seconds; `python -m tests.whole_program.crash` does a hundred.
 """
 
 from pathlib import Path
