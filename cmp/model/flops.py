@@ -1,0 +1,89 @@
+"""How many floating-point operations a training loop needs: what the method asks for, not what a kernel spends.
+
+Counts matrix products only (a multiply and an add are two). Norms, activations and softmax are left out, as is usual,
+so that a share of the device's matrix-product rate is a lower bound of how busy it was.
+
+Shape suffixes: `C` context, `K` compression tokens, `S` target, `H` hidden, `V` vocabulary.
+"""
+
+from dataclasses import dataclass
+
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from cmp.model.backbone import Backbone
+from cmp.space.layers import resolve_layer
+from cmp.space.settings import TrialSettings
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """What the count depends on: blocks, linear weights per block, attention width (heads x head width), head."""
+
+    n_layers: int
+    block_weights: int
+    attention_width: int
+    hidden_size: int
+    vocab_size: int
+
+    def forward(self, new: int, before: int, blocks: int) -> float:
+        """One sequence: `new` positions through `blocks` blocks, causally, after `before` cached positions."""
+        attended = new * before + new * (new + 1) / 2
+        return blocks * (2.0 * self.block_weights * new + 4.0 * self.attention_width * attended)
+
+    def head(self, positions: int) -> float:
+        """Logits of `positions` positions."""
+        return 2.0 * self.hidden_size * self.vocab_size * positions
+
+
+@dataclass(frozen=True)
+class LoopFlops:
+    """Operations of one loop, by phase; compression, decoder and head include their backward passes."""
+
+    prefill: float
+    compression: float
+    decoder: float
+    head: float
+
+    @property
+    def total(self) -> float:
+        """All phases."""
+        return self.prefill + self.compression + self.decoder + self.head
+
+
+def shape_of(backbone: Backbone) -> ModelShape:
+    """Read the shape off the loaded model."""
+    block = backbone.block_modules(1)[0]
+    weights = sum(m.weight.numel() for m in block.modules() if isinstance(m, nn.Linear | Conv1D))
+    config = backbone.config
+    head_width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    attention_width = head_width * config.num_attention_heads
+    return ModelShape(backbone.n_layers, weights, attention_width, backbone.hidden_size, backbone.vocab_size)
+
+
+def loop_flops(shape: ModelShape, settings: TrialSettings, sequences: int | None = None) -> LoopFlops:
+    """Operations of one loop of `sequences` (default `batch_size`) full-length sequences.
+
+    A backward pass costs as much as its forward pass: weights are frozen, only inputs get gradients.
+    """
+    batch = settings.batch_size if sequences is None else sequences
+    context, target = settings.cmp_len, settings.seq_len
+    if settings.rmb_only:
+        context = target
+    hidden_blocks = shape.n_layers if settings.memory == "kv" else resolve_layer(settings.cmp_layer, shape.n_layers)
+    teacher = settings.kl_scale > 0
+    prefix = 1 + context
+    prefill = shape.forward(prefix, 0, shape.n_layers if teacher else hidden_blocks)
+    prefill += shape.forward(target - 1, prefix, shape.n_layers) if teacher else 0.0
+    new = settings.n_cmps + settings.sep_cmpr
+    compression = 0.0 if settings.memory == "pooled" else 2 * shape.forward(new, prefix, hidden_blocks)
+    predicted = [target] + ([context] if settings.rmb_task and not settings.rmb_only else [])
+    decoder = sum(2 * _decode(shape, settings, length) for length in predicted)
+    head = 2 * shape.head(sum(predicted)) + (shape.head(target) if teacher else 0.0)
+    return LoopFlops(batch * prefill, batch * compression, batch * decoder, batch * head)
+
+
+def _decode(shape: ModelShape, settings: TrialSettings, length: int) -> float:
+    if settings.memory == "kv":
+        return shape.forward(length, settings.n_cmps, shape.n_layers)
+    return shape.forward(settings.n_cmps + length, 0, shape.n_layers)

@@ -1,0 +1,96 @@
+from typing import Any
+
+import pytest
+import torch
+
+from cmp.model.backbone import Backbone, resolve_dtype
+from cmp.model.batch import Batch
+from cmp.model.compression import CompressionModel
+from cmp.model.steps import LossStep
+from tests.model.families import FAMILIES, NoTokenizer, settings, tiny_backbone, tiny_model
+from tests.model.test_families import counts, full_batch, gradients, padded_batch
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+KINDS: dict[str, dict[str, Any]] = {
+    "hidden": {"proj_cmpr": True, "rmb_task": True},
+    "kv-lora": {"memory": "kv", "lora_rank": 2},
+    "pooled": {"memory": "pooled"},
+    "kl": {"kl_scale": 0.3},
+}
+
+
+def on_gpu(family: str, dtype: torch.dtype = torch.float32) -> Backbone:
+    return Backbone(tiny_model(family).to("cuda", dtype), NoTokenizer(), family)
+
+
+@pytest.mark.parametrize("padded", [False, True], ids=["full", "padded"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_gpu_computes_what_a_cpu_does(family: str, padded: bool) -> None:
+    batch = padded_batch() if padded else full_batch()
+    here = CompressionModel(tiny_backbone(family), settings(proj_cmpr=True, rmb_task=True), seed=0)
+    there = CompressionModel(on_gpu(family), settings(proj_cmpr=True, rmb_task=True), seed=0)
+    for name, parameter in there.named_parameters():
+        assert torch.equal(parameter.cpu(), dict(here.named_parameters())[name]), (
+            "the seed must not depend on the device"
+        )
+    ours, theirs = there.losses(batch.to(torch.device("cuda")), *counts(batch)), here.losses(batch, *counts(batch))
+    assert ours.total.item() == pytest.approx(theirs.total.item(), rel=1e-4)
+    expected = gradients(theirs.total, here)
+    for name, gradient in gradients(ours.total, there).items():
+        assert (gradient.cpu() - expected[name]).norm() <= 1e-3 * expected[name].norm(), name
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("family", ["gpt2", "llama", "bloom", "opt"])
+def test_a_replayed_graph_gives_the_numbers_of_eager_steps(family: str, kind: str) -> None:
+    eager = CompressionModel(on_gpu(family), settings(**KINDS[kind]), seed=0)
+    graphed = CompressionModel(eager.backbone, settings(**KINDS[kind]), seed=0)
+    steps = LossStep(eager, graphs=False), LossStep(graphed, graphs=True)
+    optimizers = [torch.optim.AdamW(model.parameters(), lr=1e-2) for model in (eager, graphed)]
+    for seed in range(4):
+        generator = torch.Generator().manual_seed(seed)
+        ids = torch.randint(3, 97, (4, 16), generator=generator).cuda()
+        batch = Batch(ids[:, :9], ids[:, 9:])
+        losses = [step(batch, *counts(batch)) for step in steps]
+        assert losses[0].total.item() == pytest.approx(losses[1].total.item(), rel=1e-5)
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=False)
+    assert steps[1]._graphs and len(steps[1]._recorded) == 1, "it fell back to eager steps"
+    for ours, theirs in zip(graphed.parameters(), eager.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-5)
+
+
+def test_padded_batches_run_eagerly_beside_graphs() -> None:
+    compressor = CompressionModel(on_gpu("llama"), settings(), seed=0)
+    step, cuda = LossStep(compressor, graphs=True), torch.device("cuda")
+    step(full_batch().to(cuda), *counts(full_batch()))
+    before = [parameter.grad.clone() for parameter in compressor.parameters() if parameter.grad is not None]
+    step(padded_batch().to(cuda), *counts(padded_batch()))
+    expected = gradients(compressor.losses(padded_batch().to(cuda), *counts(padded_batch())).total, compressor)
+    for start, parameter, gradient in zip(before, compressor.parameters(), expected.values(), strict=True):
+        assert parameter.grad is not None
+        torch.testing.assert_close(parameter.grad - start, gradient, rtol=1e-3, atol=1e-6)
+
+
+def test_a_loop_never_waits_for_the_device() -> None:
+    compressor = CompressionModel(on_gpu("llama"), settings(proj_cmpr=True, rmb_task=True, kl_scale=0.1), seed=0)
+    batch = full_batch().to(torch.device("cuda"))
+    compressor.losses(batch, *counts(batch)).total.backward()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        compressor.losses(batch, *counts(batch)).total.backward()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_bfloat16_is_the_default_and_close_to_float32() -> None:
+    assert resolve_dtype("auto", torch.device("cuda")) == torch.bfloat16
+    batch = full_batch().to(torch.device("cuda"))
+    half = CompressionModel(on_gpu("llama", torch.bfloat16), settings(proj_cmpr=True), seed=0)
+    full = CompressionModel(on_gpu("llama"), settings(proj_cmpr=True), seed=0)
+    ours, theirs = half.losses(batch, *counts(batch)).total, full.losses(batch, *counts(batch)).total
+    assert ours.item() == pytest.approx(theirs.item(), rel=0.02)
