@@ -14,6 +14,7 @@ import torch
 from cmp.model.batch import Batch, TokenScores
 from cmp.train.data.windows import WindowSet
 from cmp.train.metrics import mean_or_nan
+from cmp.train.outcome import LeaveRequestedError
 from cmp.train.prefetch import prefetched
 from cmp.train.sync import Workers
 
@@ -50,20 +51,24 @@ def mean_scores(
         windows: where batches are cut from.
         batches: the same list on every worker.
         workers: who shares the work.
+
+    Raises:
+        LeaveRequestedError, or its like on other workers: the trial was asked to leave before all were scored.
     """
     mine = batches[workers.rank :: workers.count]
-    nll, correct, top5 = workers.add_up(
-        workers.agreed(lambda: _score_sums(scorer, windows, mine, workers.device))
-    ).tolist()
+    nll, correct, top5 = workers.add_up(workers.agreed(lambda: _score_sums(scorer, windows, mine, workers))).tolist()
     tokens = sum(count(indices) for indices in batches)
     return MeanScores(mean_or_nan(nll, tokens), mean_or_nan(correct, tokens), mean_or_nan(top5, tokens), tokens)
 
 
-def _score_sums(scorer: Scorer, windows: WindowSet, batches: list[np.ndarray], device: torch.device) -> torch.Tensor:
-    """(3,) float64 on `device`: nll, correct, top5."""
+def _score_sums(scorer: Scorer, windows: WindowSet, batches: list[np.ndarray], workers: Workers) -> torch.Tensor:
+    """(3,) float64 on the workers' device: nll, correct, top5."""
+    device = workers.device
     sums = torch.zeros(3, dtype=torch.float64, device=device)
     with prefetched(partial(pinned_batch, windows, indices, device) for indices in batches) as ready:
         for batch in ready:
+            if workers.stop_requested():
+                raise LeaveRequestedError
             scores = scorer(batch.to(device))
             parts = (scores.nll, scores.correct, scores.top5)
             sums += torch.stack([part.sum(dtype=torch.float64) for part in parts]).to(device)

@@ -49,12 +49,11 @@ class LoopInput:
     context_tokens: int
 
 
-def train_epoch(learner: Learner, stop_requested: Callable[[], bool], checkpoint: Callable[[], None]) -> bool:
+def train_epoch(learner: Learner, checkpoint: Callable[[], None]) -> bool:
     """Run the optimizer steps that are left in the epoch.
 
     Args:
         learner: its state says where the epoch stands.
-        stop_requested: asked on every worker before each exchange; only rank 0 ever says yes.
         checkpoint: called at the end of a step where `checkpt_mod` asks for it.
 
     Returns:
@@ -72,7 +71,8 @@ def train_epoch(learner: Learner, stop_requested: Callable[[], bool], checkpoint
         for loops in steps:
             failure = failure or _accumulate(learner, loops, inputs)
             lr = learning_rate(settings, loops.start, [report.val_loss for report in state.reports])
-            readings = learner.stepper.step(loops, lr, stop=stop_requested(), failed=failure is not None)
+            stop = learner.workers.stop_requested()
+            readings = learner.stepper.step(loops, lr, stop=stop, failed=failure is not None)
             stopped = _account(learner, readings, failure)
             state.loops = loops.stop
             if stopped:

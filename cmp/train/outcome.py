@@ -7,7 +7,7 @@ import torch
 from cmp.space.errors import UserError
 from cmp.space.settings import TrialSettings
 
-FailureKind = Literal["diverged", "out_of_memory", "failed"]
+FailureKind = Literal["diverged", "out_of_memory", "failed", "interrupted"]
 _NO_MEMORY_MESSAGES = ("can't allocate memory", "CUDA out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 
 
@@ -32,6 +32,13 @@ class TrialFailedError(Exception):
         self.kind = kind
         self.reason = reason
         self.elsewhere = elsewhere
+
+
+class LeaveRequestedError(TrialFailedError):
+    """The trial was asked to leave in the middle of something that is not worth finishing; it will be done again."""
+
+    def __init__(self) -> None:
+        super().__init__("interrupted", "asked to leave")
 
 
 def as_failure(error: Exception, settings: TrialSettings) -> TrialFailedError:

@@ -29,12 +29,17 @@ class Workers:
         self.rank = session.rank
         self.count = session.world_size
         self.device = session.device
+        self._session = session
         self._settings = settings
 
     @property
     def leads(self) -> bool:
         """This worker writes the files and speaks with the search."""
         return self.rank == 0
+
+    def stop_requested(self) -> bool:
+        """Was the trial asked to leave? Only rank 0 hears of it; the others learn it in the next exchange."""
+        return self.leads and self._session.stop_requested()
 
     def add_up(self, tensor: torch.Tensor) -> torch.Tensor:
         """Sum over the workers, in place."""

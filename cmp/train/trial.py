@@ -10,7 +10,6 @@ import resource
 import sys
 import time
 import traceback
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 
@@ -143,17 +142,21 @@ def train(trial: Trial) -> bool:
     state, workers = trial.state, trial.learner.workers
     checkpoint = partial(_checkpoint, trial)
     while state.epoch < trial.plan.settings.n_epochs:
-        leave = workers.from_leader(workers.leads and trial.session.stop_requested())
-        if leave or not train_epoch(trial.learner, _stop_poll(trial), checkpoint):
+        leave = workers.from_leader(workers.stop_requested())
+        if leave or not train_epoch(trial.learner, checkpoint) or not finish_epoch(trial):
             checkpoint()
             return False
-        finish_epoch(trial)
     return True
 
 
-def finish_epoch(trial: Trial) -> None:
-    """Validate, keep the best, checkpoint, report."""
-    report = validate(trial)
+def finish_epoch(trial: Trial) -> bool:
+    """Validate, keep the best, checkpoint, report; False, with nothing changed, when asked to leave meanwhile."""
+    try:
+        report = validate(trial)
+    except TrialFailedError as error:
+        if error.kind == "interrupted":
+            return False
+        raise
     state, workers = trial.state, trial.learner.workers
     state.reports.append(report)
     state.sums, state.epoch_tokens, state.epoch_train_seconds = LossSums(), 0, 0.0
@@ -162,6 +165,7 @@ def finish_epoch(trial: Trial) -> None:
     if workers.leads:
         trial.log(_epoch_line(report))
     workers.agreed(lambda: trial.session.report(report) if workers.leads else None)
+    return True
 
 
 def validate(trial: Trial) -> EpochReport:
@@ -230,11 +234,6 @@ def _write_settings(plan: TrialPlan, log: TrialLog) -> None:
         write_json(plan.folder / "settings.json", content)
 
 
-def _stop_poll(trial: Trial) -> Callable[[], bool]:
-    """Only rank 0 listens to the search; the others learn of it in the exchange."""
-    return trial.session.stop_requested if trial.learner.workers.leads else lambda: False
-
-
 def _keep_if_best(trial: Trial, report: EpochReport) -> None:
     """Replace `best/` when this epoch is better than the one whose weights lie there."""
     state = trial.state
@@ -272,6 +271,9 @@ def _epoch_line(report: EpochReport) -> str:
 def _failed(error: Exception, plan: TrialPlan, state: TrialState, log: TrialLog) -> TrialOutcome:
     """An outcome in place of an exception; what is kept warm is dropped where memory ran out."""
     failure = as_failure(error, plan.settings)
+    if failure.kind == "interrupted":
+        log("interrupted before training began")
+        return TrialOutcome("interrupted", state.epoch)
     details = "" if failure.elsewhere or failure.kind == "diverged" else "\n" + traceback.format_exc()
     log(f"{failure.kind}: {failure.reason}{details}")
     if failure.kind == "out_of_memory":

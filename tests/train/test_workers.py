@@ -21,13 +21,13 @@ from tests.train.groups import run_group
 
 @dataclass
 class Asked(LocalSession):
-    """A session that is asked to stop at its third poll."""
+    """A session that is asked to stop in the middle of its first epoch, and in the bounds where there are none."""
 
     polls: int = 0
 
     def stop_requested(self) -> bool:
         self.polls += 1
-        return self.polls == 3
+        return self.polls in (2, 12)
 
 
 @pytest.fixture(scope="module")
@@ -64,10 +64,14 @@ def several_trials(settings: TrialSettings, folder: Path, rank: int, n_workers: 
 
     def run(name: str, session: LocalSession, settings: TrialSettings = settings) -> None:
         outcome = run_trial(plan_of(settings, folder / name), session)
-        said[name] = {**asdict(outcome), "reports": [asdict(report) for report in session.reports]}
+        before = said[name]["statuses"] if name in said else []
+        reports = [asdict(report) for report in session.reports]
+        said[name] = {**asdict(outcome), "reports": reports, "statuses": [*before, outcome.status]}
 
     run("whole", session())
-    run("stopped", Asked(rank=rank, world_size=n_workers) if rank == 0 else session())
+    asked = Asked(rank=rank, world_size=n_workers) if rank == 0 else session()
+    run("stopped", asked)
+    run("stopped", asked)
     run("stopped", session())
     run("no data", session(), replace(settings, dataset=str(folder / "missing.txt")) if rank == 1 else settings)
     honest = CompressionModel.losses
@@ -146,7 +150,8 @@ def test_a_stop_that_only_rank_0_hears_stops_all_and_the_trial_goes_on(
     pair: list[dict[str, Any]], alone: list[dict[str, Any]]
 ) -> None:
     assert_same_numbers(pair[0]["stopped"]["reports"], alone)
-    assert pair[0]["stopped"]["status"] == "finished"
+    for worker in pair:
+        assert worker["stopped"]["statuses"] == ["interrupted", "interrupted", "finished"]
 
 
 @pytest.mark.parametrize(
