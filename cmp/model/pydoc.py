@@ -47,7 +47,6 @@ class Recipe:
         sequence_len: tokens per sequence.
         matrix_lr: learning rate of Muon, for the blocks' matrices.
         vector_lr: learning rate of AdamW, for embeddings and norms.
-        limit_seconds: a slower machine ends its schedule early, with a somewhat worse model.
     """
 
     vocab_size: int
@@ -58,7 +57,6 @@ class Recipe:
     steps: int
     batch_size: int
     sequence_len: int
-    limit_seconds: float
     matrix_lr: float = 0.02
     vector_lr: float = 0.01
     max_positions: int = 256
@@ -67,8 +65,8 @@ class Recipe:
 # 2.2 M parameters. Muon, because in so few steps AdamW does not yet learn to copy a name from the context, which is
 # what makes a context worth compressing.
 RECIPES = {
-    "pydoc": Recipe(2048, 192, 4, 3, 512, steps=500, batch_size=21, sequence_len=192, limit_seconds=200),
-    "pydoc-tiny": Recipe(1024, 128, 2, 2, 320, steps=150, batch_size=16, sequence_len=160, limit_seconds=60),
+    "pydoc": Recipe(2048, 192, 4, 3, 512, steps=500, batch_size=21, sequence_len=192),
+    "pydoc-tiny": Recipe(1024, 128, 2, 2, 320, steps=150, batch_size=16, sequence_len=160),
 }
 
 
@@ -193,6 +191,8 @@ def _new_model(recipe: Recipe) -> Any:
 def train(model: Any, recipe: Recipe, token_lists: list[np.ndarray], show: Callable[[float], None]) -> None:
     """Next-token training over shuffled, concatenated documents that each begin with BOS.
 
+    A number of steps, not of seconds: a busy machine takes longer and does not keep a half-trained model for ever.
+
     Args:
         model: changed in place.
         recipe: how long and how fast.
@@ -202,12 +202,8 @@ def train(model: Any, recipe: Recipe, token_lists: list[np.ndarray], show: Calla
     optimizers = _optimizers(model, recipe)
     sequences = _sequences(token_lists, recipe.sequence_len, np.random.default_rng(0))
     bfloat16 = _computes_faster_in_bfloat16()
-    began = time.monotonic()
     for step in range(recipe.steps):
-        progress = max(step / recipe.steps, (time.monotonic() - began) / recipe.limit_seconds)
-        if progress >= 1:
-            break
-        _set_rate(optimizers, step, progress)
+        _set_rate(optimizers, step, step / recipe.steps)
         ids = torch.from_numpy(np.stack([next(sequences) for _ in range(recipe.batch_size)]))
         with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
             logits = model(ids[:, :-1], use_cache=False).logits
