@@ -77,7 +77,8 @@ class _Recording:
                     step._eager(self._batch, *counts)
             torch.cuda.current_stream().wait_stream(stream)
             self._graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self._graph):
+            # Only this thread's calls count: another one may be pinning the next batch in the meantime.
+            with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
                 self._losses = step._eager(self._batch, *counts)
         finally:  # warm-up and recording must leave no trace in the gradients
             for parameter, gradient in zip(parameters, kept, strict=True):

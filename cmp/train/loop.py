@@ -10,6 +10,7 @@ import torch
 
 from cmp.model.batch import Batch
 from cmp.model.compression import CompressionModel
+from cmp.model.steps import LossStep
 from cmp.space.settings import TrialSettings
 from cmp.train.data.order import window_indices
 from cmp.train.data.windows import WindowSet
@@ -24,10 +25,14 @@ from cmp.train.sync import Workers
 
 @dataclass(frozen=True)
 class Learner:
-    """What the loop works with; only `model`, `stepper` and `state` change."""
+    """What the loop works with; only `model`, `stepper` and `state` change.
+
+    `loss_step` writes into the gradients that `stepper` laid out, so it is made after it.
+    """
 
     settings: TrialSettings
     model: CompressionModel
+    loss_step: LossStep
     windows: WindowSet
     stepper: Stepper
     state: TrialState
@@ -139,10 +144,10 @@ def _one_loop(learner: Learner, given: LoopInput, slot: int, loops_in_step: int)
     state.epoch_tokens += tokens
     if given.batch is None:
         return
-    batch = given.batch.to(learner.workers.device)
-    losses = learner.model.losses(batch, max(1, given.target_tokens), max(1, given.context_tokens))
+    scale = learner.stepper.gradient_scale(loops_in_step)
+    losses = learner.loss_step(given.batch, max(1, given.target_tokens), max(1, given.context_tokens), scale)
     sums = (losses.lm_sum, losses.lm_tokens, losses.rmb_sum, losses.rmb_tokens, losses.kl_sum)
-    learner.stepper.backward(losses.total, torch.stack([value.float() for value in sums]), slot, loops_in_step)
+    learner.stepper.add_loop(slot, losses.total, torch.stack([value.float() for value in sums]))
 
 
 def _account(learner: Learner, readings: list[StepReading], failure: TrialFailedError | None) -> bool:

@@ -125,7 +125,7 @@ class StepBuffer:
 
 
 class Stepper:
-    """Backward passes, the exchange between workers, and the update."""
+    """From gradients to the update: the exchange between workers, clipping, AdamW."""
 
     def __init__(
         self,
@@ -147,17 +147,19 @@ class Stepper:
         self._delay = reading_delay if reading_delay is not None else GPU_READING_DELAY if on_gpu else 0
         self._unread: deque[tuple[range, torch.Tensor, Any]] = deque()
 
-    def backward(self, objective: torch.Tensor, sums: torch.Tensor, slot: int, loops_in_step: int) -> None:
-        """Accumulate the gradient of one loop; its share of the step's mean is `1 / loops_in_step`.
+    def gradient_scale(self, loops_in_step: int) -> float:
+        """What to multiply a loop's loss by before backward: its share of the step's mean, and the loss scale."""
+        return self._loss_scale / loops_in_step
+
+    def add_loop(self, slot: int, objective: torch.Tensor, sums: torch.Tensor) -> None:
+        """Note a loop whose backward pass is done.
 
         Args:
-            objective: this worker's part of the loop's loss; the parts of all workers sum to the mean.
-            sums: (5,) lm, lm tokens, rmb, rmb tokens, kl of this worker, detached.
             slot: place of the loop in its step.
-            loops_in_step: how many loops the step has.
+            objective: this worker's part of the loop's loss; the parts of all workers sum to the mean.
+            sums: (5,) lm, lm tokens, rmb, rmb tokens, kl of this worker.
         """
-        (objective * (self._loss_scale / loops_in_step)).backward()
-        self._buffer.add_loop(slot, objective.detach(), sums)
+        self._buffer.add_loop(slot, objective, sums)
 
     def step(self, loops: range, lr: float, *, stop: bool, failed: bool) -> list[StepReading]:
         """Exchange, update, and return the readings that are old enough."""

@@ -19,6 +19,7 @@ import torch
 from cmp.model.backbone import Backbone
 from cmp.model.compression import CompressionModel
 from cmp.model.saving import save_compressor
+from cmp.model.steps import LossStep
 from cmp.train.bounds import Bounds, bounds_key, compute_bounds, shared_bounds
 from cmp.train.checkpoint import Checkpoint, load_newest, owner_of, save_checkpoint
 from cmp.train.data import TrialData, open_data
@@ -115,7 +116,7 @@ def prepare(plan: TrialPlan, session: Session, workers: Workers, state: TrialSta
     model = workers.agreed(lambda: CompressionModel(backbone, settings, settings.seed))
     loss_scale = FLOAT16_LOSS_SCALE if backbone.dtype == torch.float16 else 1.0
     stepper = Stepper(list(model.named_parameters()), settings, workers, loss_scale=loss_scale)
-    learner = Learner(settings, model, data.train, stepper, state, workers)
+    learner = Learner(settings, model, LossStep(model), data.train, stepper, state, workers)
     owner = owner_of(settings, data.fingerprint, backbone.identity.fingerprint)
     return Trial(plan, session, log, data, slices, bounds, learner, owner)
 

@@ -39,7 +39,9 @@ def run(model: torch.nn.Module, stepper: Stepper, steps: int, spoil: int | None 
     for step in range(steps):
         loops = range(2 * step, 2 * step + 2)
         for slot, loop in enumerate(loops):
-            stepper.backward(objective(model, loop) * (math.nan if loop == spoil else 1.0), SUMS, slot, 2)
+            loss = objective(model, loop) * (math.nan if loop == spoil else 1.0)
+            (loss * stepper.gradient_scale(2)).backward()
+            stepper.add_loop(slot, loss.detach(), SUMS)
         readings += stepper.step(loops, lr=0.1 / (step + 1), stop=step == 2, failed=False)
     return readings + stepper.drain()
 
