@@ -125,7 +125,7 @@ class TrialActor(tune.Trainable):
     def _begin(self, job: TrialJob) -> None:
         self._job = job
         self._last = {}
-        _enter(job.directory)
+        enter(job.directory)
         self._post: Any = Mailbox() if job.footprint.workers == 1 else self._open_shared_mailbox()
         self._post.put({"event": "started", "node": socket.gethostname(), "pid": os.getpid(), "done": False})
         run = _run_here if job.footprint.workers == 1 else _run_in_group
@@ -238,7 +238,7 @@ def _group_worker(config: dict[str, Any]) -> None:
     end_with_parent()
     if post.outcome() is not None:  # the group was only restarted because a worker left after the outcome was known
         return
-    _enter(job.directory)
+    enter(job.directory)
     torch.set_num_threads(max(1, int(job.footprint.cpus_per_worker)))
     session = group_session(job, post)
     outcome = _entry(job)(job.plan, session)
@@ -276,7 +276,7 @@ def _give_memory_back() -> None:
         torch.cuda.empty_cache()
 
 
-def _enter(directory: Path | None) -> None:
+def enter(directory: Path | None) -> None:
     """Resolve relative paths as the driver does, where this machine has its directory."""
     if directory is not None and directory.is_dir():
         os.chdir(directory)

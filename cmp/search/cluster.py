@@ -7,10 +7,10 @@ that Ray reads from the environment is set here, before Ray is imported.
 import logging
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cmp.search.footprint import Node
 from cmp.space.errors import UserError
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 # Ray keeps 30 % of the memory for its object store; a search passes a few kilobytes through it.
 OBJECT_STORE_BYTES = 256 * 2**20
+
+# The lowest priority there is.
+DASHBOARD_NICENESS = 19
 
 # Read by Ray in the driver, in the trials' processes and in their workers. ray-notes: the Train controller looks every
 # 2 s by default, which delays the end of every trial by as much; the preemption watcher costs a process per trial.
@@ -138,7 +141,7 @@ def _start(job_name: str) -> "BaseContext":
     import ray
     from ray.job_config import JobConfig
 
-    return ray.init(
+    context = ray.init(
         address="local",
         include_dashboard=True,
         log_to_driver=False,
@@ -146,6 +149,32 @@ def _start(job_name: str) -> "BaseContext":
         object_store_memory=OBJECT_STORE_BYTES,
         job_config=JobConfig(metadata={"experiment": job_name}),
     )
+    _make_dashboard_modest()
+    return context
+
+
+def _make_dashboard_modest() -> None:
+    """Let trials go first: the dashboard's ten processes import for seconds just when the first trials start."""
+    from ray._private.worker import _global_node
+
+    started: list[Any] = _global_node.all_processes.get("dashboard", []) if _global_node is not None else []
+    for info in started:
+        for pid in [info.process.pid, *_descendants(info.process.pid)]:
+            with suppress(OSError):
+                os.setpriority(os.PRIO_PROCESS, pid, DASHBOARD_NICENESS)
+
+
+def _descendants(root: int) -> list[int]:
+    """Processes below `root`; none where there is no /proc."""
+    children: dict[int, list[int]] = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            fields = stat.read_text().rpartition(")")[2].split()
+            children.setdefault(int(fields[1]), []).append(int(stat.parent.name))
+    found = list(children.get(root, []))
+    for pid in found:
+        found += children.get(pid, [])
+    return found
 
 
 def _join(address: str, job_name: str) -> "BaseContext":

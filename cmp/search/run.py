@@ -124,6 +124,7 @@ class _Search:
             messages.say(self.console, dashboard)
 
     def _run_trials(self, ledger: Ledger, plan: Plan, cluster: Cluster, interruption: Interruption) -> None:
+        from cmp.search.closing import write_examples_of_best
         from cmp.search.observers import observers
         from cmp.search.tuner import Desk, run_tune
 
@@ -148,7 +149,9 @@ class _Search:
                 on_step()
             finally:
                 desk.release_all()
-            ledger.complete()
+            if ledger.complete() and ledger.history.best() is not None:
+                display.status("Writing examples of the best compressor ...")
+                write_examples_of_best(self.folder, plan.footprint, lambda: interruption.requested)
 
     def _end(self, ledger: Ledger) -> int:
         """Print what there is and choose the exit code."""

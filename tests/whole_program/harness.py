@@ -79,13 +79,21 @@ class Search:
         lines = self.journal.read_text().split("\n")[:-1]
         return [event for event in map(json.loads, lines) if event["event"] == kind]
 
-    def start(self, *arguments: str, point: str | None = None, count: int = 1, epoch_seconds: float = 0.0) -> "Run":
+    def start(
+        self,
+        *arguments: str,
+        point: str | None = None,
+        count: int = 1,
+        epoch_seconds: float = 0.0,
+        environment: dict[str, str] | None = None,
+    ) -> "Run":
         """Type the command; with a crash point, the program that kills itself there."""
         self.starts += 1
         marks = self.root / "marks"
         marks.mkdir(exist_ok=True)
         environment = {
             **os.environ,
+            **(environment or {}),
             "PYTHONPATH": str(REPOSITORY),
             "CRASH_MARK": str(marks / f"crash-{self.starts}"),
             "CRASH_COUNT": str(count),

@@ -147,6 +147,10 @@ def run_trial(plan: Any, session: Any) -> Any:
         if os.environ.get("CRASH_POINT") in WORKER_POINTS:
             install(os.environ["CRASH_POINT"], _trigger())
         around(trial, "train_epoch", before=note_first_loop)
+        if "CRASH_SENT" in os.environ:
+            from cmp.search.ray_session import RaySession
+
+            around(RaySession, "report", before=note_report)
     return trial.run_trial(plan, session)
 
 
@@ -158,6 +162,13 @@ def note_first_loop(*args: Any) -> None:
     except FileExistsError:
         pass
     time.sleep(float(os.environ.get("CRASH_EPOCH_SECONDS", "0")))
+
+
+def note_report(session: Any, report: Any) -> None:
+    """Write down when a report was sent, for who wants to know how long it takes to the journal."""
+    line = f"{session._job.plan.number} {report.epoch} {time.time()}\n"
+    with Path(os.environ["CRASH_SENT"]).open("a") as file:
+        file.write(line)
 
 
 def _trigger() -> Trigger:
