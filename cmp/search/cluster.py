@@ -26,6 +26,7 @@ DASHBOARD_NICENESS = 19
 
 # Read by Ray in the driver, in the trials' processes and in their workers. ray-notes: the Train controller looks every
 # 2 s by default, which delays the end of every trial by as much; the preemption watcher costs a process per trial.
+# Workers run at niceness 15 by default: beside anything else that computes, training would nearly stand still.
 TRIAL_ENVIRONMENT = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
@@ -34,6 +35,7 @@ TRIAL_ENVIRONMENT = {
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "120",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_worker_niceness": "0",
     "TOKENIZERS_PARALLELISM": "false",
 }
 
