@@ -1,4 +1,4 @@
-"""Where tokenized data and built-in models are kept between searches. Called by `model.pydoc` and `train.data`."""
+"""Where tokenized data (in `data_root` where that is set) and built-in models are kept between searches."""
 
 import os
 from pathlib import Path

@@ -37,8 +37,8 @@ class TrialSettings:
 
     dataset_config: Annotated[str | None, _Text, "the data set's configuration, such as glue's task (mrpc)"] = None
     text_column: Annotated[str | None, _Text, "the column to read; found by itself when there is only one text"] = None
-    data_root: Annotated[str | None, _Place, "the folder for tokenized data and built-in models"] = None
-    n_data_procs: Annotated[int | None, Range(1), _Machine, "processes that tokenize; one per core by default"] = None
+    data_root: Annotated[str | None, _Place, "the folder for tokenized data; $CMP_CACHE or ~/.cache/cmp by default"] = None
+    n_data_procs: Annotated[int | None, Range(1), _Machine, "threads that tokenize; one per core by default"] = None
     abbrev_len: Annotated[int | None, Range(1), _Text, "use at most this many documents; no more are downloaded"] = None
 
     cmp_len: Annotated[int, Range(1), "context: how many tokens are compressed"] = 100
