@@ -37,7 +37,7 @@ class TrialSettings:
 
     dataset_config: Annotated[str | None, _Text, "the data set's configuration, such as glue's task (mrpc)"] = None
     text_column: Annotated[str | None, _Text, "the column to read; found by itself when there is only one text"] = None
-    data_root: Annotated[str | None, _Place, "the folder for tokenized data; $CMP_CACHE or ~/.cache/cmp by default"] = None
+    data_root: Annotated[str | None, _Place, "the folder for tokenized data; ~/.cache/cmp or $CMP_CACHE if null"] = None
     n_data_procs: Annotated[int | None, Range(1), _Machine, "threads that tokenize; one per core by default"] = None
     abbrev_len: Annotated[int | None, Range(1), _Text, "use at most this many documents; no more are downloaded"] = None
 
