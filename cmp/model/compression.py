@@ -14,7 +14,7 @@ from torch import nn
 from cmp.model.backbone import Backbone, Prefix
 from cmp.model.batch import Batch, TokenScores
 from cmp.model.losses import linear_cross_entropy
-from cmp.model.memory import initial_embeddings, make_memory
+from cmp.model.memory import LearnedEmbeddings, make_memory
 from cmp.space.settings import TrialSettings
 
 
@@ -46,7 +46,7 @@ class Task:
     """Something to predict from a memory.
 
     Args:
-        token: (1, H) the task token that says what.
+        token: (1, H) embedding of the task token that says what.
         ids: (B, T) int64, padded on the right.
         mask: (B, T) bool, True on tokens that count; None when all do.
     """
@@ -65,14 +65,24 @@ class CompressionModel(nn.Module):
         self.settings = settings
         generator = torch.Generator().manual_seed(seed)
         self.memory = make_memory(backbone, settings, generator)
-        self.fwd_token = None if settings.rmb_only else nn.Parameter(initial_embeddings(backbone, 1, generator))
+        self.fwd = None if settings.rmb_only else LearnedEmbeddings(backbone, 1, generator)
         reconstructs = settings.rmb_task or settings.rmb_only
-        self.rmb_token = nn.Parameter(initial_embeddings(backbone, 1, generator)) if reconstructs else None
+        self.rmb = LearnedEmbeddings(backbone, 1, generator) if reconstructs else None
 
     @property
     def backbone(self) -> Backbone:
         """The frozen model that this compressor was made for."""
         return self._backbone[0]
+
+    @property
+    def fwd_token(self) -> torch.Tensor | None:
+        """(1, H) the FWD task token in the backbone's precision; None with `rmb_only`."""
+        return None if self.fwd is None else self.fwd()
+
+    @property
+    def rmb_token(self) -> torch.Tensor | None:
+        """(1, H) the RMB task token in the backbone's precision; None where nothing is reconstructed."""
+        return None if self.rmb is None else self.rmb()
 
     def compress(self, batch: Batch) -> torch.Tensor:
         """(B, K, D) memories of the contexts, in the backbone's precision, with gradient unless it is switched off."""
@@ -99,12 +109,12 @@ class CompressionModel(nn.Module):
 
     def tasks(self, batch: Batch) -> list[Task]:
         """The main task first, then the reconstruction beside it where the settings ask for one."""
-        if self.fwd_token is None:
-            assert self.rmb_token is not None
-            return [Task(self.rmb_token, batch.target_ids, batch.target_mask)]
-        tasks = [Task(self.fwd_token, batch.target_ids, batch.target_mask)]
-        if self.rmb_token is not None:
-            tasks.append(Task(self.rmb_token, *left_to_right_padding(batch.context_ids, batch.context_mask)))
+        if self.fwd is None:
+            assert self.rmb is not None
+            return [Task(self.rmb(), batch.target_ids, batch.target_mask)]
+        tasks = [Task(self.fwd(), batch.target_ids, batch.target_mask)]
+        if self.rmb is not None:
+            tasks.append(Task(self.rmb(), *left_to_right_padding(batch.context_ids, batch.context_mask)))
         return tasks
 
     def decode(self, memory: torch.Tensor, tasks: list[Task]) -> list[torch.Tensor]:
@@ -166,7 +176,7 @@ class CompressionModel(nn.Module):
         Raises:
             ValueError: this compressor was not trained to reconstruct.
         """
-        if self.rmb_token is None:
+        if self.rmb is None:
             raise ValueError("score_reconstruction: needs rmb_task or rmb_only")
         return self._score(batch, self.tasks(batch)[-1])
 
@@ -176,7 +186,7 @@ class CompressionModel(nn.Module):
         return self.backbone.scores(states, task.ids, task.mask)
 
     def _task_inputs(self, task: Task) -> torch.Tensor:
-        token = task.token.to(self.backbone.dtype).expand(len(task.ids), 1, -1)
+        token = task.token.expand(len(task.ids), 1, -1)
         return torch.cat([token, self.backbone.embed(task.ids[:, :-1])], dim=1)
 
     def _needs_teacher(self) -> bool:

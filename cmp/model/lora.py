@@ -21,7 +21,11 @@ _hooked_lock = threading.Lock()
 
 
 class CompressionLora(nn.Module):
-    """x -> Wx + B(Ax) for every linear layer W of some blocks; B starts at zero, so nothing changes at first."""
+    """x -> Wx + B(Ax) / sqrt(width of x) for every linear layer W of some blocks.
+
+    A starts at N(0, 1), B at zero, so nothing changes at first. Kept at unit scale, A takes the same learning rate as
+    the other trainables, whatever the width.
+    """
 
     def __init__(self, blocks: list[nn.Module], rank: int, seed: torch.Generator) -> None:
         super().__init__()
@@ -35,7 +39,7 @@ class CompressionLora(nn.Module):
         n_in, n_out = _widths(linear)
         device = next(linear.parameters()).device
         device = torch.device("cpu") if device.type == "meta" else device
-        down = nn.Parameter((torch.randn(rank, n_in, generator=seed) * n_in**-0.5).to(device))
+        down = nn.Parameter(torch.randn(rank, n_in, generator=seed).to(device))
         up = nn.Parameter(torch.zeros(n_out, rank, device=device))
         self.register_parameter(f"{name}_down", down)
         self.register_parameter(f"{name}_up", up)
@@ -76,7 +80,7 @@ def _add_update(linear: nn.Module, inputs: tuple[Any, ...], output: torch.Tensor
     down, up = deltas[linear]
     (x,) = inputs
     x = x.to(output.device)
-    low = nn.functional.linear(x, down.to(x.device, x.dtype))
+    low = nn.functional.linear(x, (down * down.shape[1] ** -0.5).to(x.device, x.dtype))
     return output + nn.functional.linear(low, up.to(x.device, x.dtype))
 
 

@@ -66,8 +66,8 @@ class CompressionTokens(nn.Module):
         super().__init__()
         self._backbone = (backbone,)  # in a tuple: its weights are no part of this module's state
         self.n_blocks = n_blocks
-        self.tokens = nn.Parameter(initial_embeddings(backbone, settings.n_cmps, seed))
-        self.separator = nn.Parameter(initial_embeddings(backbone, 1, seed)) if settings.sep_cmpr else None
+        self.tokens = LearnedEmbeddings(backbone, settings.n_cmps, seed)
+        self.separator = LearnedEmbeddings(backbone, 1, seed) if settings.sep_cmpr else None
         self.lora = (
             CompressionLora(backbone.block_modules(n_blocks), settings.lora_rank, seed) if settings.lora_rank else None
         )
@@ -80,9 +80,8 @@ class CompressionTokens(nn.Module):
     def forward(self, prefix: Prefix, positions: torch.Tensor | None = None) -> tuple[torch.Tensor, DynamicCache]:
         """States and cache of the compression pass, separator included."""
         (backbone,) = self._backbone
-        tokens = self.tokens if self.separator is None else torch.cat([self.separator, self.tokens])
-        batch = len(prefix.states)
-        embeds = tokens.to(backbone.dtype).expand(batch, -1, -1)
+        tokens = self.tokens() if self.separator is None else torch.cat([self.separator(), self.tokens()])
+        embeds = tokens.expand(len(prefix.states), -1, -1)
         if self.lora is None:
             return backbone.extend(prefix, embeds, n_blocks=self.n_blocks, positions=positions)
         with self.lora.active():
@@ -187,13 +186,31 @@ def make_memory(backbone: Backbone, settings: TrialSettings, seed: torch.Generat
     return kinds[settings.memory](backbone, settings, seed)
 
 
-def initial_embeddings(backbone: Backbone, count: int, seed: torch.Generator) -> torch.Tensor:
-    """(count, H) float32: the mean embedding plus noise, at the scale of real embeddings.
+# How far one Adam step moves a learned embedding, in units of the embeddings' scale times the learning rate.
+EMBEDDING_GAIN = 8.0
 
-    N(0, 1), as in the prototype, is many times that scale and slows the start.
+
+class LearnedEmbeddings(nn.Module):
+    """(count, H) input embeddings, started at the mean embedding plus noise at the scale of real embeddings.
+
+    N(0, 1), as in the prototype, is many times that scale in most models and slows the start. The parameter is kept in
+    units of EMBEDDING_GAIN x that scale (0.02 in a large Llama, 0.14 in gpt2, 1 in Gemma), so that one learning rate
+    fits all models.
     """
-    noise = torch.randn(count, backbone.hidden_size, generator=seed) * backbone.embedding_rms
-    return (backbone.embedding_mean + noise).to(backbone.device)
+
+    def __init__(self, backbone: Backbone, count: int, seed: torch.Generator) -> None:
+        super().__init__()
+        self._scale, self._dtype = EMBEDDING_GAIN * backbone.embedding_rms, backbone.dtype
+        noise = torch.randn(count, backbone.hidden_size, generator=seed) * backbone.embedding_rms
+        start = (backbone.embedding_mean + noise) / self._scale
+        self.weight = nn.Parameter(start.to(backbone.device))
+
+    def __len__(self) -> int:
+        return len(self.weight)
+
+    def forward(self) -> torch.Tensor:
+        """(count, H) embeddings in the backbone's precision."""
+        return (self.weight * self._scale).to(self._dtype)
 
 
 def stretch_weights(length: int, n_stretches: int, mask: torch.Tensor | None, device: torch.device) -> torch.Tensor:

@@ -205,15 +205,14 @@ class Clock:
 
 def naive_loss(model: nn.Module, trainables: CompressionModel, batch: Batch) -> torch.Tensor:
     """The prototype's way: everything with gradient through all layers, logits at every position of the decoder."""
-    names = dict(trainables.named_parameters())
     n_cmps = trainables.settings.n_cmps
     embed = model.get_input_embeddings()
-    tokens = names["memory.compression.tokens"].to(embed.weight.dtype).expand(len(batch.context_ids), -1, -1)
+    tokens = trainables.memory.compression.tokens().expand(len(batch.context_ids), -1, -1)
     bos = torch.full_like(batch.context_ids[:, :1], trainables.backbone.bos_id)
     embeds = torch.cat([embed(torch.cat([bos, batch.context_ids], 1)), tokens], 1)
     states = model.base_model(inputs_embeds=embeds, output_hidden_states=True, use_cache=False).hidden_states
     memory = trainables.memory.projection(states[trainables.memory.n_blocks][:, -n_cmps:])
-    forward = names["fwd_token"].to(embed.weight.dtype).expand(len(memory), 1, -1)
+    forward = trainables.fwd_token.expand(len(memory), 1, -1)
     embeds = torch.cat([memory, forward, embed(batch.target_ids)], 1)
     logits = model(inputs_embeds=embeds, use_cache=False).logits[:, n_cmps:-1]
     return functional.cross_entropy(logits.flatten(0, 1).float(), batch.target_ids.flatten())

@@ -15,15 +15,16 @@ def naive_loss(model: nn.Module, compressor: CompressionModel, batch: Batch) -> 
     """Mean nats per kept target token plus the reconstruction, row by row without any padding."""
     names = dict(compressor.named_parameters())
     config = compressor.settings
+    scale = 8 * compressor.backbone.embedding_rms
     lm_sum, lm_tokens, rmb_sum, rmb_tokens = 0.0, 0, 0.0, 0
     for row in range(len(batch.context_ids)):
         context = _kept(batch.context_ids, batch.context_mask, row)
         target = _kept(batch.target_ids, batch.target_mask, row)
         memory = _memory(model, compressor, names, context)
-        lm_sum = lm_sum + _predict(model, memory, names["fwd_token"], target)
+        lm_sum = lm_sum + _predict(model, memory, scale * names["fwd.weight"], target)
         lm_tokens += len(target)
         if config.rmb_task:
-            rmb_sum = rmb_sum + _predict(model, memory, names["rmb_token"], context)
+            rmb_sum = rmb_sum + _predict(model, memory, scale * names["rmb.weight"], context)
             rmb_tokens += len(context)
     loss = lm_sum / lm_tokens
     return loss + config.rmb_scale * rmb_sum / rmb_tokens if config.rmb_task else loss
@@ -38,9 +39,9 @@ def _memory(
 ) -> torch.Tensor:
     backbone, n_cmps = compressor.backbone, compressor.settings.n_cmps
     parts = [model.get_input_embeddings()(torch.cat([context.new_tensor([backbone.bos_id]), context]))]
-    if "memory.compression.separator" in names:
-        parts.append(names["memory.compression.separator"])
-    parts.append(names["memory.compression.tokens"])
+    if "memory.compression.separator.weight" in names:
+        parts.append(8 * backbone.embedding_rms * names["memory.compression.separator.weight"])
+    parts.append(8 * backbone.embedding_rms * names["memory.compression.tokens.weight"])
     captured: list[torch.Tensor] = []
     block = backbone.block_modules(backbone.n_layers)[compressor.memory.n_blocks - 1]
     hook = block.register_forward_hook(lambda _m, _i, out: captured.append(out if torch.is_tensor(out) else out[0]))

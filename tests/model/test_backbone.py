@@ -36,10 +36,10 @@ def test_weights_are_bit_identical_after_training() -> None:
 def test_only_the_trainables_are_in_the_state() -> None:
     compressor = CompressionModel(tiny_backbone("gpt2"), settings(sep_cmpr=True, proj_cmpr=True, rmb_task=True), seed=0)
     assert set(compressor.state_dict()) == {
-        "fwd_token",
-        "rmb_token",
-        "memory.compression.tokens",
-        "memory.compression.separator",
+        "fwd.weight",
+        "rmb.weight",
+        "memory.compression.tokens.weight",
+        "memory.compression.separator.weight",
         "memory.projection.gain",
         "memory.projection.linear",
         "memory.projection.bias",
@@ -55,7 +55,7 @@ def test_the_seed_alone_decides_how_trainables_start() -> None:
     again = CompressionModel(backbone, settings(lora_rank=2), seed=7).state_dict()
     other = CompressionModel(backbone, settings(lora_rank=2), seed=8).state_dict()
     assert all(torch.equal(first[name], again[name]) for name in first)
-    assert not torch.equal(first["memory.compression.tokens"], other["memory.compression.tokens"])
+    assert not torch.equal(first["memory.compression.tokens.weight"], other["memory.compression.tokens.weight"])
 
 
 @pytest.mark.parametrize("family", ["gpt2", "bloom", "llama", "opt"])

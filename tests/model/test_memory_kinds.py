@@ -78,14 +78,14 @@ def test_key_value_memory_is_one_pass_in_which_the_target_does_not_see_the_conte
     """The naive way: [BOS, context, separator, compression, FWD, target] at once, with a mask cut by hand."""
     backbone, batch = tiny_backbone(family), full_batch()
     compressor = CompressionModel(backbone, settings(memory="kv", sep_cmpr=sep_cmpr), seed=0)
-    names = dict(compressor.named_parameters())
-    added = [names["memory.compression.separator"]] if sep_cmpr else []
-    added += [names["memory.compression.tokens"]]
+    learned = compressor.memory.compression
+    added = [learned.separator()] if sep_cmpr else []
+    added += [learned.tokens()]
     bos = torch.full((4, 1), backbone.bos_id)
     parts = [
         backbone.embed(torch.cat([bos, batch.context_ids], 1)),
         *(part.expand(4, -1, -1) for part in added),
-        names["fwd_token"].expand(4, -1, -1),
+        compressor.fwd_token.expand(4, -1, -1),
         backbone.embed(batch.target_ids[:, :-1]),
     ]
     total, unseen = sum(part.shape[1] for part in parts), 1 + 9 + sep_cmpr
@@ -116,12 +116,12 @@ def test_low_rank_updates_act_at_compression_positions_only(family: str) -> None
 
     def add_at_the_end(linear: nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor) -> torch.Tensor:
         down, up = lora._deltas[linear]
-        update = inputs[0] @ down.T @ up.T
+        update = inputs[0] @ down.T @ up.T / down.shape[1] ** 0.5
         return output + torch.cat([torch.zeros_like(update[:, :-3]), update[:, -3:]], 1)
 
     handles = [linear.register_forward_hook(add_at_the_end) for linear in lora._deltas]
     embeds = backbone.embed(torch.cat([torch.full((4, 1), backbone.bos_id), batch.context_ids], 1))
-    tokens = compressor.memory.compression.tokens.expand(4, -1, -1)
+    tokens = compressor.memory.compression.tokens().expand(4, -1, -1)
     states = backbone._blocks(3)(inputs_embeds=torch.cat([embeds, tokens], 1), use_cache=False).last_hidden_state
     for handle in handles:
         handle.remove()
@@ -185,7 +185,7 @@ def test_reconstruction_alone_predicts_the_context_and_counts_as_the_main_task()
     assert losses.lm_tokens.item() == 22
     assert torch.equal(compressor.score(batch).nll, compressor.score_reconstruction(batch).nll)
     assert losses.lm_sum.item() == pytest.approx(compressor.score(batch).nll.sum().item(), rel=1e-5)
-    assert {name.split(".")[0] for name, _ in compressor.named_parameters()} == {"memory", "rmb_token"}
+    assert {name.split(".")[0] for name, _ in compressor.named_parameters()} == {"memory", "rmb"}
 
 
 def test_memory_starts_at_the_scale_of_embeddings() -> None:
