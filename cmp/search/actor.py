@@ -41,7 +41,7 @@ WORKER_RESTARTS = 3
 DRIVER_MEMORY_BYTES = 1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class TrialJob:
     """All that a process needs to run one trial.
 
@@ -69,6 +69,15 @@ class TrialJob:
     def name(self) -> str:
         """Experiment and trial, as people write it."""
         return f"{self.experiment}/{self.plan.number:04d}"
+
+    @property
+    def run_name(self) -> str:
+        """The same as one word: of the Ray Train run, and of the run in a tracker."""
+        return self.name.replace("/", "-")
+
+    def __repr__(self) -> str:
+        """Trackers show it among the settings."""
+        return self.name
 
 
 def placement(footprint: Footprint) -> PlacementGroupFactory:
@@ -200,7 +209,7 @@ def _run_here(job: TrialJob, post: Mailbox) -> None:
     TorchTrainer(
         loop,
         scaling_config=ScalingConfig(num_workers=0, use_gpu=job.footprint.gpus_per_worker > 0),
-        run_config=RunConfig(name=job.name.replace("/", "-"), storage_path=str(job.ray_folder.absolute())),
+        run_config=RunConfig(name=job.run_name, storage_path=str(job.ray_folder.absolute())),
     ).fit()
 
 
@@ -220,7 +229,7 @@ def _run_in_group(job: TrialJob, post: RemoteMailbox) -> None:
             resources_per_worker=_resources(footprint),
         ),
         run_config=RunConfig(
-            name=job.name.replace("/", "-"),
+            name=job.run_name,
             storage_path=str(job.ray_folder.absolute()),
             failure_config=FailureConfig(max_failures=WORKER_RESTARTS, controller_failure_limit=WORKER_RESTARTS),
             logging_config=LoggingConfig(log_level="WARNING"),

@@ -227,7 +227,7 @@ def run_tune(
             num_samples=-1,
             max_concurrent_trials=max_concurrent,
             reuse_actors=True,
-            trial_name_creator=lambda trial: f"{name}-{trial.config['trial']:04d}",
+            trial_name_creator=lambda trial: trial.config["job"].run_name,
             trial_dirname_creator=lambda trial: f"{trial.config['trial']:04d}-{trial.trial_id}",
         ),
         run_config=RunConfig(
