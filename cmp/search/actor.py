@@ -6,7 +6,6 @@ when it has several. A step never returns anything but a message of the trial: t
 its outcome, which is always the last.
 """
 
-import gc
 import os
 import signal
 import socket
@@ -203,7 +202,6 @@ def _run_here(job: TrialJob, post: Mailbox) -> None:
         session = local_session(job, post)
         torch.set_num_threads(max(1, int(job.footprint.cpus_per_worker)))
         outcome = _entry(job)(job.plan, session)
-        _give_memory_back()
         post.put(_outcome_message(outcome))
 
     TorchTrainer(
@@ -274,15 +272,6 @@ def _entry(job: TrialJob) -> Any:
 
 def _outcome_message(outcome: Any) -> Message:
     return {"event": "outcome", "done": True, **asdict(outcome)}
-
-
-def _give_memory_back() -> None:
-    """Free the trial's GPU memory before its outcome is known, because the next trial may share the device."""
-    import torch
-
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
-        gc.collect()
-        torch.cuda.empty_cache()
 
 
 def enter(directory: Path | None) -> None:
