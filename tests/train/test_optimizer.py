@@ -3,10 +3,13 @@
 import copy
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
+from cmp.model.backbone import Backbone
+from cmp.model.compression import CompressionModel
 from cmp.space.settings import TrialSettings
 from cmp.train.optimizer import Stepper, StepReading, make_optimizer
 from cmp.train.session import LocalSession
@@ -20,13 +23,14 @@ def small_model() -> torch.nn.Module:
     torch.manual_seed(0)
     model = torch.nn.Module()
     model.fwd_token = torch.nn.Parameter(torch.randn(1, 4))
-    model.linear = torch.nn.Parameter(torch.eye(4) + 0.1)
+    model.projection = torch.nn.Module()
+    model.projection.linear = torch.nn.Parameter(torch.eye(4) + 0.1)
     model.bias = torch.nn.Parameter(torch.zeros(4))
     return model
 
 
 def objective(model: torch.nn.Module, loop: int) -> torch.Tensor:
-    return ((model.fwd_token @ model.linear + model.bias) * (loop + 1)).square().mean()
+    return ((model.fwd_token @ model.projection.linear + model.bias) * (loop + 1)).square().mean()
 
 
 def stepper_for(model: torch.nn.Module, settings: TrialSettings = SETTINGS, **options: float) -> Stepper:
@@ -73,7 +77,7 @@ def test_no_clipping_where_grad_clip_is_none() -> None:
     model, clipped = small_model(), small_model()
     run(model, stepper_for(model, replace(SETTINGS, grad_clip=None)), steps=1)
     run(clipped, stepper_for(clipped, replace(SETTINGS, grad_clip=1e9)), steps=1)
-    assert torch.equal(model.linear, clipped.linear)
+    assert torch.equal(model.projection.linear, clipped.projection.linear)
 
 
 @pytest.mark.parametrize("delay", [0, 3])
@@ -95,7 +99,13 @@ def test_a_gradient_that_is_not_finite_counts_as_its_last_loop() -> None:
     assert reading.diverged_loop == 8
 
 
-def test_tokens_and_biases_do_not_decay() -> None:
-    groups = make_optimizer(small_model().named_parameters(), SETTINGS).param_groups
-    decays = {tuple(parameter.shape): group["weight_decay"] for group in groups for parameter in group["params"]}
-    assert decays == {(4, 4): 0.5, (1, 4): 0.0, (4,): 0.0}
+def test_only_the_matrices_of_projection_and_lora_decay(tiny_model_folder: Path) -> None:
+    settings = replace(SETTINGS, n_cmps=3, lora_rank=2, sep_cmpr=True, rmb_task=True)
+    model = CompressionModel(Backbone.load(str(tiny_model_folder)), settings, seed=0)
+    groups = make_optimizer(model.named_parameters(), settings).param_groups
+    found = {id(parameter): group for group in groups for parameter in group["params"]}
+    parameters = dict(model.named_parameters())
+    assert len(found) == len(parameters)
+    decayed = {name for name, parameter in parameters.items() if found[id(parameter)]["weight_decay"] == 0.5}
+    lora = {name for name in parameters if ".lora." in name}
+    assert lora and decayed == lora | {"memory.projection.linear"}
