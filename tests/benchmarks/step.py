@@ -87,9 +87,11 @@ class Bench:
         self.device, self.options = torch.device(options.device), options
         self.dtype = torch.bfloat16 if size == "gpu" else torch.float32
         torch.manual_seed(0)
-        model = AutoModelForCausalLM.from_config(model_config(name, size)).to(self.device, self.dtype).eval()
+        with self.device:  # a billion weights are drawn where they are needed
+            model = AutoModelForCausalLM.from_config(model_config(name, size), dtype=self.dtype).eval()
         self.naive_model = model.requires_grad_(False)
-        twin = AutoModelForCausalLM.from_config(model.config)
+        with torch.device("meta"):
+            twin = AutoModelForCausalLM.from_config(model.config, dtype=self.dtype)
         twin.load_state_dict(model.state_dict(), assign=True)  # shares the weights, but may exchange activations
         _share_buffers(twin, model)
         self.backbone = Backbone(twin, _Tokenizer(), name)
@@ -115,11 +117,17 @@ class Bench:
             batch = self.batch(settings)
             naive_loss(self.naive_model, model, batch).backward()
             optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+            optimizer.zero_grad(set_to_none=False)  # recorded graphs add to the same tensors
 
-        ways = {"ours": Way(ours, [])} | ({} if self.options.skip_naive else {"naive": Way(naive, [])})
-        for way in ways.values():
-            way.peak_bytes = peak_memory(way.step, self.device)
+        ways = {"ours": Way(ours, [])}
+        ways["ours"].peak_bytes = peak_memory(ours, self.device)
+        if not self.options.skip_naive:
+            try:
+                ways["naive"] = Way(naive, [], peak_memory(naive, self.device))
+            except torch.OutOfMemoryError:
+                ways.pop("naive", None)
+                optimizer.zero_grad(set_to_none=True)
+                print(f"{'':>12}naive: out of memory", flush=True)
         rates: list[float] = []
         for _ in range(self.options.rounds):
             for way in ways.values():
