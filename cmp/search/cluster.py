@@ -6,6 +6,7 @@ that Ray reads from the environment is set here, before Ray is imported.
 
 import logging
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 # Ray keeps 30 % of the memory for its object store; a search passes a few kilobytes through it.
 OBJECT_STORE_BYTES = 256 * 2**20
+
+REACH_TIMEOUT_SECONDS = 5.0
 
 # The lowest priority there is.
 DASHBOARD_NICENESS = 19
@@ -121,6 +124,25 @@ def cluster_nodes(address: str | None) -> tuple[Node, ...]:
         return cluster.nodes
 
 
+def require_reachable(address: str | None) -> None:
+    """Fail in seconds when nobody listens at an address: Ray itself would try for minutes.
+
+    Raises:
+        UserError: nobody does, or it is an address for Ray's remote client, in which a search cannot run.
+    """
+    if address is None or ":" not in address:
+        return
+    if "://" in address:
+        message = f"{address} is for Ray's remote client; run the search on a machine of the cluster, with host:6379"
+        raise UserError("--address", message)
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=REACH_TIMEOUT_SECONDS).close()
+    except (OSError, ValueError) as error:
+        message = f"nobody answers at {address} ({error}); start a cluster with `ray start --head`, or leave it out"
+        raise UserError("--address", message) from error
+
+
 @contextmanager
 def connected(address: str | None, *, job_name: str) -> Iterator[Cluster]:
     """Start a local Ray, or join the one at `address`, and leave it at the end.
@@ -129,6 +151,7 @@ def connected(address: str | None, *, job_name: str) -> Iterator[Cluster]:
         UserError: no cluster answers at the address.
     """
     set_environment()
+    require_reachable(address)
     import ray
 
     context = _start(job_name) if address is None else _join(address, job_name)

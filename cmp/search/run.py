@@ -9,7 +9,7 @@ from rich.console import Console
 
 from cmp.results.folder import ResultsFolder
 from cmp.search import messages
-from cmp.search.cluster import Cluster, RayLostError, connected
+from cmp.search.cluster import Cluster, RayLostError, connected, require_reachable
 from cmp.search.display import Display
 from cmp.search.footprint import Plan, plan_search
 from cmp.search.ledger import Ledger, Suggested
@@ -83,6 +83,7 @@ class _Search:
         from cmp.search.observers import require_tracker
 
         require_tracker(self.space)
+        require_reachable(self.address)
         preparation = prepare(self.space, self.console)
         for restart in range(RAY_RESTARTS + 1):
             try:
