@@ -110,6 +110,7 @@ class Search:
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                preexec_fn=_as_in_a_terminal,
             )
         return Run(process, output, Path(environment["CRASH_FIRST_LOOP"]), Path(environment["CRASH_MARK"]))
 
@@ -183,6 +184,11 @@ class Run:
             except ProcessLookupError:
                 continue
         self.process.wait()
+
+
+def _as_in_a_terminal() -> None:
+    """Shells let what they start in the background ignore Ctrl-C, and the program would respect that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 # How the command line of each kind of process begins or ends.
