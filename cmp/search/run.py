@@ -77,6 +77,11 @@ class _Search:
                 self._search(ledger, interruption)
             except InterruptedEarlyError as signal:
                 ledger.interrupt(str(signal))
+            except Exception as error:
+                if not _is_disk_full(error):
+                    raise
+                text = f"{self.folder.path}: the disk is full; free some space, then: {messages.same_command()}"
+                raise UserError(None, text) from error
             return self._end(ledger)
 
     def _search(self, ledger: Ledger, interruption: Interruption) -> None:
@@ -192,6 +197,11 @@ class _JobFactory:
             rungs=self.rungs,
             directory=Path.cwd(),
         )
+
+
+def _is_disk_full(error: Exception) -> bool:
+    """Any part of Ray can meet a full disk, and Tune turns errors into text."""
+    return any(words in str(error) for words in ("No space left on device", "Disk quota exceeded"))
 
 
 def _total(cluster: Cluster, resource: str) -> float:
