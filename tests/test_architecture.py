@@ -55,8 +55,12 @@ def test_heavy_libraries_stay_on_their_floor(path: Path) -> None:
 
 
 def test_a_space_is_read_without_torch_or_ray() -> None:
-    program = "import sys, cmp.space.loading; print(sorted({'torch', 'ray', 'transformers', 'numpy'} & set(sys.modules)))"
+    program = (
+        "import sys, cmp.space.loading; print(sorted({'torch', 'ray', 'transformers', 'numpy'} & set(sys.modules)))"
+    )
 
-    printed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=CMP.parent)
+    printed = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=CMP.parent
+    )
 
     assert printed.stdout.strip() == "[]"
