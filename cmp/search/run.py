@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 EXIT_FINISHED = 0
 EXIT_NO_SUCCESS = 1
+UNCUT_COLUMNS = 10_000
 
 # How often a Ray that was started here is started again when one of its own processes dies.
 RAY_RESTARTS = 3
@@ -45,13 +46,21 @@ def run_search(space: Space, *, address: str | None = None, fresh: bool = False,
         UserError: the folder is in use or holds another search, a setting does not suit the model, the data or the
             machines.
     """
-    console = console or Console(soft_wrap=False)
+    console = console or standard_output()
     _log_warnings_to(console)
     folder = ResultsFolder(space.results_folder)
     if fresh and (moved := folder.set_aside()) is not None:
         messages.say(console, f"The old results are now in {moved}.")
     with folder.lock():
         return _Search(space, folder, console, address).run()
+
+
+def standard_output() -> Console:
+    """As wide as the terminal; in a pipe or a file as wide as it takes, so that no table is cut."""
+    console = Console(soft_wrap=False)
+    if not console.is_terminal:
+        console.width = UNCUT_COLUMNS
+    return console
 
 
 @dataclass

@@ -6,11 +6,13 @@ from typing import Any
 
 import pytest
 from rich.console import Console
+from rich.table import Table
 
 from cmp.results.folder import ResultsFolder
 from cmp.results.history import History
 from cmp.search import messages
 from cmp.search.display import Display, best_line, duration, event_line, live_table, seconds_left, trials_table
+from cmp.search.run import standard_output
 from cmp.space.space import Space
 from tests.search.fake_search import make_space
 
@@ -219,3 +221,16 @@ def test_the_dashboard_is_named_with_what_to_do_about_its_token() -> None:
     assert messages.dashboard_text("127.0.0.1:8265", None) == "Ray dashboard: http://127.0.0.1:8265"
     assert "paste what is in /root/t" in str(messages.dashboard_text("127.0.0.1:8265", Path("/root/t")))
     assert messages.dashboard_text(None, None) is None
+
+
+def test_a_table_in_a_pipe_is_not_cut_to_eighty_columns(capsys: pytest.CaptureFixture[str]) -> None:
+    """A search of five settings once printed `val_l…` into its log file."""
+    heads = [f"a-long-column-{number:02}" for number in range(12)]
+    table = Table()
+    for head in heads:
+        table.add_column(head, no_wrap=True)
+
+    standard_output().print(table)
+
+    printed_heads = capsys.readouterr().out
+    assert all(head in printed_heads for head in heads)
