@@ -12,6 +12,14 @@ from cmp.search import signals
 from cmp.search.signals import InterruptedEarlyError, Interruption
 
 
+@pytest.fixture(autouse=True)
+def ctrl_c_is_not_ignored() -> Iterator[None]:
+    """A shell's background jobs inherit an ignored SIGINT; these tests hold there too."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture
 def asked() -> list[str]:
     return []
