@@ -1,4 +1,4 @@
-"""Every shipped space is rehearsed for real: `search.py SPACE --test`, with a tiny model and text in place of its own."""
+"""Every shipped space is rehearsed for real: `search.py SPACE --test`, with a tiny model and text instead."""
 
 import os
 import subprocess
