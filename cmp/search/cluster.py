@@ -91,13 +91,21 @@ class Cluster:
         Raises:
             RayLostError: the raylet or the control store (GCS) is gone.
         """
+        if (lost := self._lost()) is not None:
+            raise RayLostError(lost)
+
+    def is_alive(self) -> bool:
+        """The same as an answer."""
+        return self._lost() is None
+
+    def _lost(self) -> str | None:
         from ray._private.worker import _global_node
 
         if self.is_remote or _global_node is None:
-            return
-        for name, process in _global_node.dead_processes():
-            if name in VITAL_PROCESSES:
-                raise RayLostError(f"{VITAL_PROCESSES[name]} (process {process.pid})")
+            return None
+        dead = _global_node.dead_processes()
+        lost = (f"{VITAL_PROCESSES[name]} (process {process.pid})" for name, process in dead if name in VITAL_PROCESSES)
+        return next(lost, None)
 
 
 def set_environment() -> None:

@@ -103,6 +103,9 @@ class _Search:
             try:
                 return self._search_on_ray(ledger, interruption, preparation)
             except RayLostError as lost:
+                if interruption.signal is not None:
+                    # a batch system ends all processes at once, Ray's own too
+                    return ledger.interrupt(interruption.signal)
                 if restart == RAY_RESTARTS:
                     times = f"{restart + 1} times; see /tmp/ray/session_latest/logs"
                     raise UserError(None, f"Ray's {lost} died {times}") from None
@@ -146,16 +149,16 @@ class _Search:
         display = Display(self.space, ledger.history, self.console, max_concurrent=plan.max_concurrent)
 
         def on_step() -> None:
-            cluster.require_alive()
             if interruption.signal is not None and ledger.history.interrupted_by is None:
                 display.status("Leaving: the trials write their checkpoints ...")
                 ledger.interrupt(interruption.signal)
+            cluster.require_alive()
 
         jobs = _JobFactory(self.space, self.folder, plan, frozenset(ledger.rungs))
         desk = Desk(ledger, jobs, on_step, interruption.overdue, display.say)
         with display, observers(self.space, self.folder, ledger, display.on_event) as callbacks:
             display.status("Starting the trials' processes ...")
-            interruption.trials_run()
+            interruption.trials_run(cluster.is_alive)
             try:
                 while not ledger.exhausted and not interruption.requested:
                     name = f"session-{len(ledger.history.sessions)}"
@@ -163,6 +166,7 @@ class _Search:
                     run_tune(desk, max_concurrent=plan.max_concurrent, name=name, storage=storage, callbacks=callbacks)
                 on_step()
             finally:
+                interruption.trials_ended()
                 desk.release_all()
             if ledger.complete() and ledger.history.best() is not None:
                 display.status("Writing examples of the best compressor ...")

@@ -20,6 +20,10 @@ EXIT_INTERRUPTED = 130
 LEAVE_SECONDS = 12.0
 FORCE_SECONDS = 17.0
 
+# Batch systems signal all processes of a job, Ray's own too. Tune would wait for an answer of a Ray that is gone.
+WITHOUT_RAY_SECONDS = 2.0
+WATCH_PERIOD_SECONDS = 0.25
+
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _SHOW_CURSOR = "\x1b[?25h"
 
@@ -44,10 +48,10 @@ class Interruption:
         self._farewell = farewell
         self._end = end
         self._previous: dict[signal.Signals, Any] = {}
-        self._trials_run = False
+        self._ray_is_alive: Callable[[], bool] | None = None
         self._since: float | None = None
-        self._force = threading.Timer(FORCE_SECONDS, self._leave_by_force)
-        self._force.daemon = True
+        self._over = threading.Event()
+        self._watch = threading.Thread(target=self._leave_in_time, name="leave-in-time", daemon=True)
         self.signal: str | None = None
 
     def __enter__(self) -> Self:
@@ -57,7 +61,7 @@ class Interruption:
 
     def __exit__(self, *error: object) -> None:
         """Give the signals back."""
-        self._force.cancel()
+        self._over.set()
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
@@ -70,9 +74,13 @@ class Interruption:
             self._previous.setdefault(number, current)
             signal.signal(number, self._handle)
 
-    def trials_run(self) -> None:
-        """From now on a signal lets trials checkpoint first."""
-        self._trials_run = True
+    def trials_run(self, ray_is_alive: Callable[[], bool]) -> None:
+        """From now on a signal lets trials checkpoint first, as long as Ray is there to let them."""
+        self._ray_is_alive = ray_is_alive
+
+    def trials_ended(self) -> None:
+        """Ray may go now; a signal that came before still ends the program in time."""
+        self._ray_is_alive = lambda: True
 
     @property
     def requested(self) -> bool:
@@ -89,16 +97,27 @@ class Interruption:
             self._abort(f"\n{name} again: leaving at once. Nothing is lost. {self._farewell()}\n")
             return
         self.signal = name
-        if not self._trials_run:
+        if self._ray_is_alive is None:
             raise InterruptedEarlyError(name)
         self._since = time.monotonic()
         self._request_stop()
-        self._force.start()
+        self._watch.start()
 
-    def _leave_by_force(self) -> None:
-        self._abort(
-            f"\nA trial did not leave in time; nothing before its last checkpoint is lost. {self._farewell()}\n"
-        )
+    def _leave_in_time(self) -> None:
+        """A thread of its own: the main thread may hang in a call to Ray."""
+        assert self._since is not None and self._ray_is_alive is not None
+        ray_seen = self._since
+        while not self._over.wait(WATCH_PERIOD_SECONDS):
+            now = time.monotonic()
+            ray_seen = now if self._ray_is_alive() else ray_seen
+            if now - ray_seen > WITHOUT_RAY_SECONDS:
+                return self._leave_by_force("Ray was ended, too")
+            if now - self._since > FORCE_SECONDS:
+                return self._leave_by_force("A trial did not leave in time")
+        return None
+
+    def _leave_by_force(self, reason: str) -> None:
+        self._abort(f"\n{reason}; nothing before the trials' last checkpoints is lost. {self._farewell()}\n")
 
     def _abort(self, message: str) -> None:
         os.write(sys.stderr.fileno(), ((_SHOW_CURSOR if sys.stderr.isatty() else "") + message).encode())

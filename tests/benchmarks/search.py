@@ -2,26 +2,30 @@
 
     python -m tests.benchmarks.search --seeds 3
 
-Real trials of the demo's model and text, one at a time in this process, through the real ledger, sampler and
-scheduler. Every way gets the loops that the whole grid takes. A learning curve is a function of the settings, so
-trials are kept in `--cache` by their settings and shared by all ways and seeds; a longer run goes on from the
-checkpoint of a shorter one. Prints the best val_loss after a share of the grid's loops, and the share that each way
-needs to reach the grid's best.
+Real trials of the demo's model and text, through the real ledger, sampler and scheduler; one trial at a time in each
+of `--processes`, which share the ways and seeds. Every way gets the loops that the whole grid takes. A learning curve
+is a function of the settings, so trials are kept in `--cache` by their settings and shared by all ways and seeds; a
+longer run goes on from the checkpoint of a shorter one. Prints the best val_loss after a share of the grid's loops,
+and the share that each way needs to reach the grid's best.
 """
 
 import argparse
 import hashlib
 import itertools
 import json
+import multiprocessing
 import random
 import statistics
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock
 
 from cmp.results.folder import ResultsFolder
 from cmp.search.ledger import Ledger
@@ -74,14 +78,27 @@ class Budget:
 def main() -> None:
     """Print the table."""
     args = _arguments()
-    torch.set_num_threads(args.threads)
     space = _space(args)
     loops = len(list(grid(space))) * space.largest("n_epochs") * space.fixed["n_train_loops"]
-    print(f"{args.space}: {loops} loops for each way of searching, {args.seeds} seeds, curves in {args.cache}")
-    curves = {
-        name: [search(space, seed, loops, args.cache) for seed in range(args.seeds)] for name, search in WAYS.items()
-    }
+    print(
+        f"{args.space}: {loops} loops for each way of searching, {args.seeds} seeds, curves in {args.cache}", flush=True
+    )
+    jobs = [(way, seed) for way in WAYS for seed in range(args.seeds)]
+    # spawned, because torch's threads do not survive a fork
+    with ProcessPoolExecutor(
+        args.processes, multiprocessing.get_context("spawn"), torch.set_num_threads, (args.threads,)
+    ) as pool:
+        runs = [pool.submit(search_in, way, space, seed, loops, args.cache) for way, seed in jobs]
+        curves: dict[str, list[Curve]] = {way: [] for way in WAYS}
+        for (way, seed), run in zip(jobs, runs, strict=True):
+            curves[way].append(run.result())
+            print(f"{way}, seed {seed}: best {best_within(curves[way][-1], loops):.4f}", file=sys.stderr, flush=True)
     print_table(curves, loops)
+
+
+def search_in(way: str, space: Space, seed: int, loops: int, cache: Path) -> Curve:
+    """One search; called in a process of the pool."""
+    return WAYS[way](space, seed, loops, cache)
 
 
 def grid(space: Space) -> Iterator[dict[str, Any]]:
@@ -173,8 +190,10 @@ def _grid_values(domain: Domain) -> list[Any]:
 def _train(space: Space, sampled: dict[str, Any], cache: Path, decide: Callable[[EpochReport], bool]) -> Any:
     settings = space.trial_settings(sampled)
     key = hashlib.sha256(json.dumps([sampled, repr(settings)], sort_keys=True).encode()).hexdigest()[:16]
-    plan = TrialPlan(number=0, settings=settings, window=space.window, folder=cache.absolute() / "trials" / key)
-    return run_trial(plan, Learning(decide=decide))
+    folder = cache.absolute() / "trials" / key
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / ".lock"):  # another process may want the same curve
+        return run_trial(TrialPlan(0, settings, space.window, folder), Learning(decide=decide))
 
 
 def _space(args: argparse.Namespace) -> Space:
@@ -190,7 +209,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--space", default="spaces/demo.yaml")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--loops-per-epoch", type=int, default=15)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1, help="of each process")
     parser.add_argument("--cache", type=Path, default=Path("results/benchmark-search"))
     parser.add_argument("--set", action="append", default=[])
     return parser.parse_args()

@@ -40,7 +40,7 @@ def test_before_trials_run_a_signal_ends_the_program_at_once(interruption: Inter
 
 
 def test_the_first_signal_asks_the_trials_to_leave(interruption: Interruption, asked: list[str]) -> None:
-    interruption.trials_run()
+    interruption.trials_run(lambda: True)
     os.kill(os.getpid(), signal.SIGINT)
 
     assert asked == ["stop"]
@@ -52,7 +52,7 @@ def test_the_first_signal_asks_the_trials_to_leave(interruption: Interruption, a
 def test_the_second_signal_ends_the_process_on_the_spot(
     interruption: Interruption, asked: list[str], capfd: pytest.CaptureFixture[str]
 ) -> None:
-    interruption.trials_run()
+    interruption.trials_run(lambda: True)
     os.kill(os.getpid(), signal.SIGINT)
     os.kill(os.getpid(), signal.SIGTERM)
 
@@ -64,12 +64,25 @@ def test_trials_that_do_not_leave_are_left_behind(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(signals, "LEAVE_SECONDS", 0.0)
     monkeypatch.setattr(signals, "FORCE_SECONDS", 0.05)
     with Interruption(lambda: None, lambda: "Bye.", end=lambda code: asked.append(f"end {code}")) as interruption:
-        interruption.trials_run()
+        interruption.trials_run(lambda: True)
         os.kill(os.getpid(), signal.SIGINT)
-        interruption._force.join(10)
+        interruption._watch.join(10)
 
     assert interruption.overdue()
     assert asked == ["end 130"]
+
+
+def test_without_ray_nobody_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch, asked: list[str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(signals, "WITHOUT_RAY_SECONDS", 0.0)
+    with Interruption(lambda: None, lambda: "Bye.", end=lambda code: asked.append(f"end {code}")) as interruption:
+        interruption.trials_run(lambda: False)
+        os.kill(os.getpid(), signal.SIGTERM)
+        interruption._watch.join(10)
+
+    assert asked == ["end 130"]
+    assert "Ray was ended, too; nothing before the trials' last checkpoints is lost. Bye." in capfd.readouterr().err
 
 
 def test_handlers_are_given_back_and_an_ignored_signal_stays_ignored(asked: list[str]) -> None:
@@ -87,7 +100,7 @@ def test_handlers_are_given_back_and_an_ignored_signal_stays_ignored(asked: list
 def test_a_handler_that_ray_puts_in_between_is_replaced_again(interruption: Interruption, asked: list[str]) -> None:
     signal.signal(signal.SIGTERM, lambda number, frame: asked.append("ray"))
     interruption.install()
-    interruption.trials_run()
+    interruption.trials_run(lambda: True)
     os.kill(os.getpid(), signal.SIGTERM)
 
     assert asked == ["stop"]

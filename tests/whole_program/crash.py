@@ -7,6 +7,7 @@ from typing the command to the first training loop.
 """
 
 import argparse
+import os
 import random
 import signal
 import statistics
@@ -99,7 +100,7 @@ def live(search: Search, tally: Tally, kills_left: int, rng: random.Random) -> i
         tally.kills[kind] += 1
         kills_left -= 1
         deaths_of_workers += kind == "worker"
-        if kind in ("driver", "SIGTERM", "SIGINT"):
+        if kind == "driver" or kind.startswith("SIG"):
             run.wait(30)
         else:
             run.first_loop.unlink(missing_ok=True)
@@ -115,11 +116,16 @@ def live(search: Search, tally: Tally, kills_left: int, rng: random.Random) -> i
 
 
 def be_polite(run: Run, rng: random.Random) -> str:
-    """Ask the program to leave, as Ctrl-C and a batch system do; it must within 20 seconds."""
+    """Ask the program to leave, as Ctrl-C and a batch system do, also all its processes; it must within 20 seconds."""
     asked = rng.choice([signal.SIGINT, signal.SIGTERM])
-    run.process.send_signal(asked)
+    if rng.random() < 0.5:
+        run.process.send_signal(asked)
+        kind = asked.name
+    else:
+        os.killpg(run.process.pid, asked)
+        kind = f"{asked.name} to all"
     run.wait(20)
-    return asked.name
+    return kind
 
 
 def is_complete(search: Search) -> bool:
