@@ -31,13 +31,6 @@ class Preparation:
     facts: dict[str, str]
     data: "DataSummary"
 
-    @property
-    def counts(self) -> dict[str, int | str]:
-        """The counts for the journal."""
-        names = ("documents", "tokens", "train_windows", "validation_windows", "dropped_documents", "dropped_tokens")
-        revision = {"revision": self.data.revision} if self.data.revision else {}
-        return {name: getattr(self.data, name) for name in names} | revision
-
 
 def prepare(space: Space, console: Console) -> Preparation:
     """Check the space against its model and tokenize its data, once, for all trials.

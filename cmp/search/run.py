@@ -117,7 +117,7 @@ class _Search:
             interruption.install()
             plan = self._plan(cluster)
             if not ledger.begun:
-                ledger.begin(resources=_record(plan), facts=preparation.facts, data=preparation.counts)
+                ledger.begin(resources=_record(plan), facts=preparation.facts, data=preparation.data.counts)
                 self._announce(cluster, plan)
             self._run_trials(ledger, plan, cluster, interruption)
 

@@ -240,7 +240,12 @@ def _keep_if_best(trial: Trial, report: EpochReport) -> None:
     state = trial.state
     if state.best_val_loss is not None and report.val_loss >= state.best_val_loss:
         return
-    extra = {"trial": trial.plan.number, "metrics": asdict(report), "window": asdict(trial.plan.window)}
+    extra = {
+        "trial": trial.plan.number,
+        "metrics": asdict(report),
+        "window": asdict(trial.plan.window),
+        "data": trial.data.summary.counts,
+    }
     with full_disk_tolerated(trial.log, "best/"):
         replace_folder(trial.plan.folder / "best", lambda new: save_compressor(trial.learner.model, new, extra))
         state.best_val_loss = report.val_loss

@@ -105,6 +105,7 @@ def test_a_trial_reports_every_epoch_and_leaves_its_files(unbroken: tuple[TrialP
     config = json.loads((plan.folder / "best" / "config.json").read_text())
     assert config["origin"]["metrics"]["val_loss"] == best.val_loss
     assert config["origin"]["trial"] == 3
+    assert config["origin"]["data"]["train_windows"] > config["origin"]["data"]["validation_windows"] > 0
     assert (plan.folder / "best" / "compressor.safetensors").stat().st_size > 0
 
 

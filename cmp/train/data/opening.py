@@ -33,12 +33,17 @@ class TrialData:
     Args:
         train: windows to train on.
         validation: windows of held-out documents.
-        fingerprint: of the tokens and how they are cut and split; the same for all trials of a space.
+        summary: of the whole data set.
     """
 
     train: WindowSet
     validation: WindowSet
-    fingerprint: str
+    summary: "DataSummary"
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the tokens and how they are cut and split; the same for all trials of a space."""
+        return self.summary.fingerprint
 
 
 @dataclass(frozen=True)
@@ -57,7 +62,7 @@ class DataSummary:
         from_cache: True where nothing had to be tokenized now.
         own_validation: whether the data set brought its own validation split.
         cache: folder of the tokens.
-        fingerprint: as in `TrialData`.
+        fingerprint: of the tokens and how they are cut and split; the same for all trials of a space.
         revision: the hub's commit, where known.
     """
 
@@ -75,6 +80,13 @@ class DataSummary:
     fingerprint: str
     revision: str | None
 
+    @property
+    def counts(self) -> dict[str, int | str]:
+        """What a journal and a model card keep of it."""
+        names = ("documents", "tokens", "train_windows", "validation_windows", "dropped_documents", "dropped_tokens")
+        revision = {"revision": self.revision} if self.revision else {}
+        return {name: getattr(self, name) for name in names} | revision
+
 
 def prepare_data(
     settings: TrialSettings, window: Window, *, progress: bool = False, tokenizer: Any = None
@@ -91,10 +103,28 @@ def prepare_data(
         DataError: the data cannot be read, or leave no window to train or validate on.
     """
     cache = cached_tokens(settings, tokenizer or _load_tokenizer(settings), progress=progress)
+    return _opened(cache, settings, window).summary
+
+
+def open_data(settings: TrialSettings, window: Window, *, tokenizer: Any = None) -> TrialData:
+    """The windows of one trial, mapped from the cache; tokenizes only where `prepare_data` has not.
+
+    Args:
+        settings: the trial's.
+        window: the space's.
+        tokenizer: the model's, where it is at hand; else it is loaded.
+
+    Raises:
+        DataError: as `prepare_data`.
+    """
+    return _opened(cached_tokens(settings, tokenizer or _load_tokenizer(settings)), settings, window)
+
+
+def _opened(cache: TokenCache, settings: TrialSettings, window: Window) -> TrialData:
     train, validation, dropped = _window_sets(cache, settings, window)
     rows, tokens = sum(cache.facts["rows"].values()), sum(cache.facts["tokens"].values())
     seconds = cache.facts["seconds"]
-    return DataSummary(
+    summary = DataSummary(
         documents=rows // 2 if cache.pairs else rows,
         tokens=tokens,
         train_windows=len(train),
@@ -109,22 +139,7 @@ def prepare_data(
         fingerprint=_fingerprint(cache, window),
         revision=cache.facts["revision"],
     )
-
-
-def open_data(settings: TrialSettings, window: Window, *, tokenizer: Any = None) -> TrialData:
-    """The windows of one trial, mapped from the cache; tokenizes only where `prepare_data` has not.
-
-    Args:
-        settings: the trial's.
-        window: the space's.
-        tokenizer: the model's, where it is at hand; else it is loaded.
-
-    Raises:
-        DataError: as `prepare_data`.
-    """
-    cache = cached_tokens(settings, tokenizer or _load_tokenizer(settings))
-    train, validation, _ = _window_sets(cache, settings, window)
-    return TrialData(train, validation, _fingerprint(cache, window))
+    return TrialData(train, validation, summary)
 
 
 def _load_tokenizer(settings: TrialSettings) -> Any:
