@@ -28,6 +28,9 @@ logger = logging.getLogger(__name__)
 PAGE_EVERY_SECONDS = 10.0
 PAGE_SHARE_OF_TIME = 0.03
 
+# What to install for each tracker; the whole of mlflow would replace pyarrow by an older one.
+TRACKER_PACKAGES = {"wandb": "wandb", "mlflow": "mlflow-skinny"}
+
 
 @contextmanager
 def observers(
@@ -106,9 +109,10 @@ def require_tracker(space: Space) -> None:
     Raises:
         UserError: it is not.
     """
-    package = space.search.tracker
-    if package is not None and importlib.util.find_spec(package) is None:
-        raise UserError("search.tracker", f"{package} is not installed; pip install {package}, or remove this line")
+    tracker = space.search.tracker
+    if tracker is not None and importlib.util.find_spec(tracker) is None:
+        remedy = f"pip install {TRACKER_PACKAGES[tracker]}, or remove this line"
+        raise UserError("search.tracker", f"{tracker} is not installed; {remedy}")
 
 
 def tracker_callbacks(space: Space, folder: ResultsFolder) -> list[Any]:

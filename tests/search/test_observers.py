@@ -20,14 +20,14 @@ def tracked(tracker: str | None) -> Space:
     return replace(space, search=replace(space.search, tracker=tracker))
 
 
-@pytest.mark.parametrize("package", ["wandb", "mlflow"])
+@pytest.mark.parametrize(("tracker", "package"), [("wandb", "wandb"), ("mlflow", "mlflow-skinny")])
 def test_a_tracker_that_is_not_installed_is_named_before_anything_starts(
-    package: str, monkeypatch: pytest.MonkeyPatch
+    tracker: str, package: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
 
-    with pytest.raises(UserError, match=f"search.tracker: {package} is not installed; pip install {package}"):
-        require_tracker(tracked(package))
+    with pytest.raises(UserError, match=f"search.tracker: {tracker} is not installed; pip install {package}, "):
+        require_tracker(tracked(tracker))
     require_tracker(tracked(None))
 
 
