@@ -17,6 +17,7 @@ MAY_IMPORT = {
     "report": {"space", "results"},
     "search": {"space", "model", "train", "results", "report"},
 }
+GROUND = "files"
 ONLY_IN = {"ray": "search", "optuna": "search", "plotly": "report"}
 MODULES = sorted(CMP.rglob("*.py"))
 
@@ -41,7 +42,13 @@ def test_a_module_imports_only_floors_below_its_own(path: Path) -> None:
 
     floors = {name.split(".")[1] for name in imported_names(path) if name.startswith("cmp.")}
 
-    assert floors <= MAY_IMPORT[floor] | {floor}
+    assert floors <= MAY_IMPORT[floor] | {floor, GROUND}
+
+
+def test_the_ground_stands_on_the_standard_library_alone() -> None:
+    roots = {name.split(".")[0] for name in imported_names(CMP / f"{GROUND}.py")}
+
+    assert roots <= sys.stdlib_module_names
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(CMP)))

@@ -7,8 +7,7 @@ Written by training (each better epoch) and `Compressor.save_pretrained`; read b
 import dataclasses
 import hashlib
 import json
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +17,7 @@ import transformers
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from cmp.files import replacing, write_json, write_text
 from cmp.model.backbone import BackboneId
 from cmp.model.card import model_card
 from cmp.space.errors import UserError
@@ -79,11 +79,12 @@ def save_compressor(model: "CompressionModel", folder: Path, extra: Mapping[str,
     origin = Origin(**(extra or {}))
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    _replace(folder / TENSORS, lambda path: save_file(tensors, path, metadata={"format": "pt"}))
+    with replacing(folder / TENSORS) as temporary:
+        save_file(tensors, temporary, metadata={"format": "pt"})
     config = SavedConfig(model.settings, model.backbone.identity, origin, _sha256(folder / TENSORS))
-    _replace(folder / CONFIG, lambda path: _write_text(path, json.dumps(_plain(config), indent=2) + "\n"))
+    write_json(folder / CONFIG, _plain(config))
     card = model_card(config.settings, config.backbone, origin.trial, origin.metrics, origin.window, origin.data)
-    _replace(folder / CARD, lambda path: _write_text(path, card))
+    write_text(folder / CARD, card)
 
 
 def read_config(folder: Path) -> SavedConfig:
@@ -162,19 +163,3 @@ def _plain(config: SavedConfig) -> dict[str, Any]:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
-
-
-def _replace(path: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` fill a temporary neighbour, flush it and put it in the place of `path`."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        write(temporary)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -10,12 +10,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from cmp.files import replacing
 from cmp.report import answer, example_cards, figures, method, sections, setting_figures, trials_table
 from cmp.report.figures import Variants
 from cmp.report.text import Markup, escape
 from cmp.report.view import SearchView, build
 from cmp.results.examples import ExampleSet, load_examples
-from cmp.results.folder import ResultsFolder, replacing
+from cmp.results.folder import ResultsFolder
 from cmp.results.history import History
 from cmp.results.journal import read_events
 from cmp.results.space_file import read_space_file

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from cmp.results.folder import replacing, sync_directory
+from cmp.files import replace_folder, write_json
 
 NOTE = "search.json"
 _COPY_TRIES = 5
@@ -40,8 +40,7 @@ def read_note(best: Path) -> BestNote | None:
 
 def write_note(best: Path, note: BestNote) -> None:
     """Replace the note."""
-    with replacing(best / NOTE) as temporary:
-        temporary.write_text(json.dumps(asdict(note), indent=2) + "\n", encoding="utf-8")
+    write_json(best / NOTE, asdict(note))
 
 
 def replace_best(best: Path, source: Path, note: BestNote, *, pause: Callable[[float], None] = time.sleep) -> None:
@@ -55,19 +54,12 @@ def replace_best(best: Path, source: Path, note: BestNote, *, pause: Callable[[f
     Raises:
         OSError: the source cannot be read, or there is no space.
     """
-    fresh, old = best.with_name(f".{best.name}.new"), best.with_name(f".{best.name}.old")
-    for leftover in (fresh, old):
-        shutil.rmtree(leftover, ignore_errors=True)
-    try:
+
+    def write(fresh: Path) -> None:
         _copy_patiently(source, fresh, pause)
         write_note(fresh, note)
-        if best.exists():
-            best.rename(old)
-        fresh.rename(best)
-        sync_directory(best.parent)
-    finally:
-        for leftover in (fresh, old):
-            shutil.rmtree(leftover, ignore_errors=True)
+
+    replace_folder(best, write)
 
 
 def _copy_patiently(source: Path, target: Path, pause: Callable[[float], None]) -> None:
@@ -92,7 +84,5 @@ def _copy_folder(source: Path, target: Path) -> None:
             reader = os.open(name, os.O_RDONLY, dir_fd=folder)
             with os.fdopen(reader, "rb") as file, (target / name).open("wb") as copy:
                 shutil.copyfileobj(file, copy)
-                copy.flush()
-                os.fsync(copy.fileno())
     finally:
         os.close(folder)

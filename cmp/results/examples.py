@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cmp.results.folder import replacing
+from cmp.files import write_text
 
 
 @dataclass(frozen=True)
@@ -86,8 +86,7 @@ def pick(lost: Sequence[float], count: int = 6) -> list[int]:
 
 def save_examples(path: Path, examples: ExampleSet) -> None:
     """Write the set as JSON; a reader sees the old file or the new one, never half of one."""
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(dataclasses.asdict(examples), ensure_ascii=True, indent=1), encoding="utf-8")
+    write_text(path, json.dumps(dataclasses.asdict(examples), ensure_ascii=True, indent=1))
 
 
 def load_examples(path: Path) -> ExampleSet | None:

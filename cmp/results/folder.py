@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cmp.files import sync
 from cmp.space.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -148,7 +149,7 @@ class ResultsFolder:
         with self.lock():
             target = self._free_name()
             self.path.rename(target)
-        sync_directory(self.path.parent)
+        sync(self.path.parent)
         return target
 
     def _free_name(self) -> Path:
@@ -204,27 +205,3 @@ def _read_holder(descriptor: int) -> dict[str, Any]:
     except ValueError:
         return {}
     return holder if isinstance(holder, dict) else {}
-
-
-def sync_directory(folder: Path) -> None:
-    """Make renames and new names in a folder survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary name to write to; rename it to `path` when the block succeeds, remove it when it fails."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    sync_directory(path.parent)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from cmp.results.folder import sync_directory
+from cmp.files import sync
 from cmp.space.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ class Journal:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         self._cut_torn_end()
-        sync_directory(path.parent)
+        sync(path.parent)
 
     def append(self, event: Mapping[str, Any]) -> Event:
         """Write one event and wait until it is on the disk; a failed append leaves no trace of itself.

@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from cmp.results.folder import replacing
+from cmp.files import write_text
 
 
 def write_space_file(path: Path, space: Mapping[str, Any], versions: Mapping[str, str], commit: str | None) -> None:
@@ -20,8 +20,7 @@ def write_space_file(path: Path, space: Mapping[str, Any], versions: Mapping[str
         f"# commit: {commit or 'unknown'}",
     ]
     body = yaml.safe_dump(dict(space), sort_keys=False, allow_unicode=True)
-    with replacing(path) as temporary:
-        temporary.write_text("\n".join(header) + "\n" + body, encoding="utf-8")
+    write_text(path, "\n".join(header) + "\n" + body)
 
 
 def read_space_file(path: Path) -> dict[str, Any]:

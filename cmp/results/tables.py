@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cmp.results.folder import replacing
+from cmp.files import replacing
 from cmp.results.history import History, TrialRecord
 from cmp.space.domains import Choice, Domain, Int, LogInt
 

@@ -16,7 +16,7 @@ from optuna.storages.journal._storage import JournalOperation
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
-from cmp.results.folder import replacing
+from cmp.files import write_text
 from cmp.results.history import History, TrialRecord, is_finite
 from cmp.results.journal import Event
 
@@ -44,8 +44,7 @@ class OptunaLog:
         for event in events:
             history.apply(event)
             lines += self._translate(event, history)
-        with replacing(self._path) as temporary:
-            temporary.write_text(_as_text(lines), encoding="utf-8")
+        write_text(self._path, _as_text(lines))
 
     def update(self, event: Event, history: History) -> None:
         """Add one event, which the history already has."""

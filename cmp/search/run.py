@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from cmp.files import is_disk_full
 from cmp.results.folder import ResultsFolder
 from cmp.search import messages
 from cmp.search.cluster import Cluster, RayLostError, connected, require_reachable
@@ -87,7 +88,7 @@ class _Search:
             except InterruptedEarlyError as signal:
                 ledger.interrupt(str(signal))
             except Exception as error:
-                if not _is_disk_full(error):
+                if not is_disk_full(error):
                     raise
                 text = f"{self.folder.path}: the disk is full; free some space, then: {messages.same_command()}"
                 raise UserError(None, text) from error
@@ -210,11 +211,6 @@ class _JobFactory:
             rungs=self.rungs,
             directory=Path.cwd(),
         )
-
-
-def _is_disk_full(error: Exception) -> bool:
-    """Any part of Ray can meet a full disk, and Tune turns errors into text."""
-    return any(words in str(error) for words in ("No space left on device", "Disk quota exceeded"))
 
 
 def _total(cluster: Cluster, resource: str) -> float:

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 from filelock import FileLock
 
+from cmp.files import full_disk_tolerated, write_json
 from cmp.model.backbone import Backbone
 from cmp.space.settings import TrialSettings, Window
 from cmp.train.data.windows import WindowSet
 from cmp.train.evaluation import mean_scores
-from cmp.train.files import full_disk_tolerated, write_json
 from cmp.train.metrics import recovered_fraction
 from cmp.train.sync import Workers
 

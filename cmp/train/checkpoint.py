@@ -16,8 +16,8 @@ from typing import Any
 
 import torch
 
+from cmp.files import replacing
 from cmp.space.settings import TrialSettings
-from cmp.train.files import write_bytes
 from cmp.train.state import TrialState
 
 FORMAT = 1
@@ -70,7 +70,8 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
     buffer = io.BytesIO()  # torch's own file writer hides the error number of a full disk
     torch.save(content, buffer)
     path = folder / f"loop-{checkpoint.state.loops:09d}.pt"
-    write_bytes(path, buffer.getvalue())
+    with replacing(path) as temporary:
+        temporary.write_bytes(buffer.getbuffer())
     for old in _newest_first(folder)[KEPT:]:
         old.unlink(missing_ok=True)
     return path

@@ -16,6 +16,7 @@ from functools import partial
 import numpy as np
 import torch
 
+from cmp.files import full_disk_tolerated, replace_folder, restore_folder, write_json
 from cmp.model.backbone import Backbone
 from cmp.model.compression import CompressionModel
 from cmp.model.saving import save_compressor
@@ -24,7 +25,6 @@ from cmp.train.bounds import Bounds, bounds_key, compute_bounds, shared_bounds
 from cmp.train.checkpoint import Checkpoint, load_newest, owner_of, save_checkpoint
 from cmp.train.data import TrialData, open_data
 from cmp.train.evaluation import mean_scores, validation_batches
-from cmp.train.files import full_disk_tolerated, replace_folder, restore_folder, write_json
 from cmp.train.log import TrialLog
 from cmp.train.loop import Learner, train_epoch
 from cmp.train.metrics import mean_or_nan, perplexity

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from cmp.results.folder import FolderInUseError, ResultsFolder, replacing
+from cmp.files import replacing
+from cmp.results.folder import FolderInUseError, ResultsFolder
 from cmp.space.errors import UserError
 
 HOLD = """

@@ -10,7 +10,6 @@ nothing. Of pairs, even rows are contexts and odd rows their targets. A folder a
 whoever wants it meanwhile waits at a lock. A killed tokenization leaves a `.partial` folder; the next one removes it.
 """
 
-import errno
 import hashlib
 import json
 import os
@@ -26,6 +25,7 @@ from typing import Any
 import numpy as np
 from filelock import FileLock
 
+from cmp.files import is_disk_full, sync
 from cmp.space.cache_root import cache_root
 from cmp.space.settings import TrialSettings
 from cmp.train.data.columns import Document
@@ -133,7 +133,7 @@ def _make(folder: Path, fill: Callable[[Path], None]) -> None:
         shutil.rmtree(folder, ignore_errors=True)
         partial_folder.rename(folder)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if is_disk_full(error):
             raise DataError(
                 "data_root", f"no space left for tokens in {folder.parent}; choose another data_root"
             ) from error
@@ -171,7 +171,7 @@ def _fill(folder: Path, settings: TrialSettings, tokenizer: Any, identity: dict[
     }
     (folder / "facts.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     for path in folder.iterdir():
-        _sync(path)
+        sync(path)
 
 
 def _texts(documents: Documents, name: str, progress: bool) -> Iterator[str]:
@@ -224,11 +224,3 @@ def _open_column(path: Path) -> Column:
 def _cores() -> int:
     """The cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

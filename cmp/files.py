@@ -1,6 +1,6 @@
-"""Writing what must survive a crash: to a temporary name, fsynced, renamed.
+"""Writing what must survive a crash: to a temporary name, fsynced, renamed. Used on every floor, imports none.
 
-Called by `checkpoint`, `bounds` and `best`. A reader sees the old content or the new, never a mixture.
+A reader sees the old content or the new, never a mixture.
 """
 
 import contextlib
@@ -13,32 +13,38 @@ from pathlib import Path
 from typing import Any
 
 
-def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` fill a temporary file beside `path`, then put it in place; nothing is left behind on failure."""
+def sync(path: Path) -> None:
+    """Flush a file, or a folder's names, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a temporary name to write to; rename it to `path` when the block succeeds, remove it when it fails."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        write(temporary)
-        _sync(temporary)
+        yield temporary
+        sync(temporary)
         temporary.replace(path)
-    except BaseException:
+    finally:
         temporary.unlink(missing_ok=True)
-        raise
-    _sync(path.parent)
+    sync(path.parent)
 
 
-def write_json(path: Path, content: dict[str, Any]) -> None:
+def write_json(path: Path, content: Any) -> None:
     """Write `content` as indented JSON, atomically."""
-    write_bytes(path, (json.dumps(content, indent=2) + "\n").encode())
+    write_text(path, json.dumps(content, indent=2) + "\n")
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write `content`, atomically."""
-
-    def write(temporary: Path) -> None:
-        temporary.write_bytes(content)
-
-    write_atomically(path, write)
+def write_text(path: Path, text: str) -> None:
+    """Write `text` as UTF-8, atomically."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def replace_folder(folder: Path, write: Callable[[Path], None]) -> None:
@@ -52,15 +58,15 @@ def replace_folder(folder: Path, write: Callable[[Path], None]) -> None:
     try:
         write(new)
         for path in new.iterdir():
-            _sync(path)
-        _sync(new)
+            sync(path)
+        sync(new)
     except BaseException:
         shutil.rmtree(new, ignore_errors=True)
         raise
     if folder.exists():
         folder.rename(old)
     new.rename(folder)
-    _sync(folder.parent)
+    sync(folder.parent)
     shutil.rmtree(old, ignore_errors=True)
 
 
@@ -74,7 +80,7 @@ def restore_folder(folder: Path) -> None:
 
 
 def is_disk_full(error: BaseException) -> bool:
-    """No space or no quota left; safetensors says so in a message of Rust's, without an error number."""
+    """No space or no quota left; safetensors (Rust) and Ray Tune leave only the message of the error."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return True
     return "No space left on device" in str(error) or "Disk quota exceeded" in str(error)
@@ -89,12 +95,3 @@ def full_disk_tolerated(log: Callable[[str], None], what: str) -> Iterator[None]
         if not is_disk_full(error):
             raise
         log(f"disk full: {what} was not written; the last good one is kept")
-
-
-def _sync(path: Path) -> None:
-    """Flush a file or a folder's entries to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
