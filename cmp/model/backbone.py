@@ -10,6 +10,7 @@ vocabulary.
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,20 +60,24 @@ class Prefix:
 
     Args:
         cache: keys and values of `n_blocks` blocks, (B, heads, P, head width) each.
-        states: (B, P, H) output of the last of these blocks (after the final norm when all ran).
         n_blocks: how many blocks read it.
+        batch_size: B.
+        length: P, padding included.
         mask: (B, P) bool, False on padding (left); None when there is none.
+        states: (B, P, H) output of the last of these blocks (after the final norm when all ran), where asked for.
     """
 
     cache: DynamicCache
-    states: torch.Tensor
     n_blocks: int
+    batch_size: int
+    length: int
     mask: torch.Tensor | None = None
+    states: torch.Tensor | None = None
 
-    @property
-    def length(self) -> int:
-        """P, padding included."""
-        return self.states.shape[1]
+    def known_states(self) -> torch.Tensor:
+        """`states`, of a prefix that was read with them."""
+        assert self.states is not None, "this prefix was read for its keys and values only"
+        return self.states
 
 
 class Backbone:
@@ -90,6 +95,7 @@ class Backbone:
         self.n_layers: int = config.num_hidden_layers
         self.max_positions: int | None = _max_positions(config)
         self.device = _execution_device(self._embedding)
+        self._has_hooks = any(hasattr(module, "_hf_hook") for module in self._stack.modules())
         self.dtype: torch.dtype = next(parameter.dtype for parameter in model.parameters())
         sample = self._sample_embeddings()
         self.hidden_size: int = sample.shape[1]
@@ -148,21 +154,27 @@ class Backbone:
             return self._embedding(ids.to(self.device))
 
     @torch.no_grad()
-    def prefill(self, ids: torch.Tensor, mask: torch.Tensor | None, n_blocks: int) -> Prefix:
+    def prefill(
+        self, ids: torch.Tensor, mask: torch.Tensor | None, n_blocks: int, *, with_states: bool = False
+    ) -> Prefix:
         """Read [BOS, ids] once, without gradient, through the first `n_blocks` blocks.
 
         Args:
             ids: (B, C) int64, padded on the left; BOS is put before the first real token.
             mask: (B, C) bool, True on real tokens; None when all are.
             n_blocks: 1..n_layers.
+            with_states: also keep what the last block makes of its keys and values; without, it ends at these.
         """
         mask = None if mask is None else mask.to(self.device)
         ids, mask = with_bos(ids.to(self.device), mask, self.bos_id)
-        cache = DynamicCache()
-        states = self._run(
-            n_blocks, self.embed(ids), cache, mask, None if mask is None else left_padded_positions(mask)
-        )
-        return Prefix(cache, states, n_blocks, mask)
+        positions = None if mask is None else left_padded_positions(mask)
+        # accelerate's hooks put a block's weights away after it: a block that does not end would keep them
+        cache = DynamicCache() if with_states or self._has_hooks else _CacheUntil(n_blocks - 1)
+        states = None
+        with suppress(_EverythingCachedError):
+            states = self._run(n_blocks, self.embed(ids), cache, mask, positions)
+        batch_size, length = ids.shape
+        return Prefix(cache, n_blocks, batch_size, length, mask, states if with_states else None)
 
     def extend(
         self, prefix: Prefix, embeds: torch.Tensor, *, n_blocks: int, positions: torch.Tensor | None = None
@@ -261,7 +273,7 @@ class Backbone:
     @torch.no_grad()
     def teacher_states(self, prefix: Prefix, target_ids: torch.Tensor) -> torch.Tensor:
         """(B, S, H) states that predict the target after the full context; `prefix` was read by all blocks."""
-        last = prefix.states[:, -1:]
+        last = prefix.known_states()[:, -1:]
         if target_ids.shape[1] == 1:
             return last
         states, _ = self.extend(prefix, self.embed(target_ids[:, :-1]), n_blocks=self.n_layers)
@@ -279,6 +291,30 @@ class Backbone:
         n_tokens = self.model.get_input_embeddings().num_embeddings  # type: ignore[operator]
         ids = torch.linspace(0, n_tokens - 1, min(n_tokens, EMBEDDING_SAMPLES)).long()
         return self.embed(ids[None])[0].float().cpu()
+
+
+class _EverythingCachedError(Exception):
+    """The keys and values that were asked for are there; what would follow is not needed."""
+
+
+class _CacheUntil(DynamicCache):
+    """Ends the pass as soon as a block has its keys and values: the last block's attention and MLP are not run.
+
+    Any family passes here, so none has to be cut open inside a block. Saves most of one block of the prefill.
+    """
+
+    def __init__(self, last_layer: int) -> None:
+        super().__init__()
+        self._last_layer = last_layer
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """As in any cache, up to the last layer."""
+        kept = super().update(key_states, value_states, layer_idx, *args, **kwargs)
+        if layer_idx == self._last_layer:
+            raise _EverythingCachedError
+        return kept
 
 
 def with_bos(ids: torch.Tensor, mask: torch.Tensor | None, bos_id: int) -> tuple[torch.Tensor, torch.Tensor | None]:

@@ -91,7 +91,8 @@ class CompressionModel(nn.Module):
     def read(self, batch: Batch) -> Prefix:
         """The contexts, read once without gradient, by as many blocks as the memory or the KL teacher needs."""
         blocks = self.backbone.n_layers if self._needs_teacher() else self.memory.n_blocks
-        return self.backbone.prefill(batch.context_ids, batch.context_mask, blocks)
+        with_states = self._needs_teacher() or self.memory.reads_states
+        return self.backbone.prefill(batch.context_ids, batch.context_mask, blocks, with_states=with_states)
 
     def losses(self, batch: Batch, token_count: float, rmb_token_count: float) -> Losses:
         """All loss terms of a batch, or of one worker's share of it.
@@ -181,7 +182,9 @@ class CompressionModel(nn.Module):
         return self._score(batch, self.tasks(batch)[-1])
 
     def _score(self, batch: Batch, task: Task) -> TokenScores:
-        prefix = self.backbone.prefill(batch.context_ids, batch.context_mask, self.memory.n_blocks)
+        prefix = self.backbone.prefill(
+            batch.context_ids, batch.context_mask, self.memory.n_blocks, with_states=self.memory.reads_states
+        )
         (states,) = self.decode(self.memory.make(prefix), [task])
         return self.backbone.scores(states, task.ids, task.mask)
 

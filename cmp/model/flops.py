@@ -18,10 +18,14 @@ from cmp.space.settings import TrialSettings
 
 @dataclass(frozen=True)
 class ModelShape:
-    """What the count depends on: blocks, linear weights per block, attention width (heads x head width), head."""
+    """What the count depends on: blocks, linear weights per block, attention width (heads x head width), head.
+
+    `key_value_weights` are those of the `block_weights` that make keys and values.
+    """
 
     n_layers: int
     block_weights: int
+    key_value_weights: int
     attention_width: int
     hidden_size: int
     vocab_size: int
@@ -30,6 +34,10 @@ class ModelShape:
         """One sequence: `new` positions through `blocks` blocks, causally, after `before` cached positions."""
         attended = new * before + new * (new + 1) / 2
         return blocks * (2.0 * self.block_weights * new + 4.0 * self.attention_width * attended)
+
+    def keys_and_values(self, new: int) -> float:
+        """One sequence: the keys and values of `new` positions in one block, and nothing after them."""
+        return 2.0 * self.key_value_weights * new
 
     def head(self, positions: int) -> float:
         """Logits of `positions` positions."""
@@ -58,7 +66,11 @@ def shape_of(backbone: Backbone) -> ModelShape:
     config = backbone.config
     head_width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     attention_width = head_width * config.num_attention_heads
-    return ModelShape(backbone.n_layers, weights, attention_width, backbone.hidden_size, backbone.vocab_size)
+    key_value_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    key_values = 2 * backbone.hidden_size * head_width * key_value_heads
+    return ModelShape(
+        backbone.n_layers, weights, key_values, attention_width, backbone.hidden_size, backbone.vocab_size
+    )
 
 
 def loop_flops(shape: ModelShape, settings: TrialSettings, sequences: int | None = None) -> LoopFlops:
@@ -73,8 +85,12 @@ def loop_flops(shape: ModelShape, settings: TrialSettings, sequences: int | None
     hidden_blocks = shape.n_layers if settings.memory == "kv" else resolve_layer(settings.cmp_layer, shape.n_layers)
     teacher = settings.kl_scale > 0
     prefix = 1 + context
-    prefill = shape.forward(prefix, 0, shape.n_layers if teacher else hidden_blocks)
-    prefill += shape.forward(target - 1, prefix, shape.n_layers) if teacher else 0.0
+    if teacher:
+        prefill = shape.forward(prefix, 0, shape.n_layers) + shape.forward(target - 1, prefix, shape.n_layers)
+    elif settings.memory == "pooled":
+        prefill = shape.forward(prefix, 0, hidden_blocks)
+    else:
+        prefill = shape.forward(prefix, 0, hidden_blocks - 1) + shape.keys_and_values(prefix)
     new = settings.n_cmps + settings.sep_cmpr
     compression = 0.0 if settings.memory == "pooled" else 2 * shape.forward(new, prefix, hidden_blocks)
     predicted = [target] + ([context] if settings.rmb_task and not settings.rmb_only else [])

@@ -45,10 +45,11 @@ class Reader:
 class Memory(nn.Module):
     """A kind of memory. Parameters are the trainables of this kind alone.
 
-    `n_blocks` is how many blocks have to read the context, `context_length` the longest context in tokens.
+    `n_blocks` is how many blocks have to read the context, `reads_states` whether `make` needs the states after them.
     """
 
     n_blocks: int
+    reads_states = False
 
     def make(self, prefix: Prefix) -> torch.Tensor:
         """A context that `n_blocks` or more blocks have read to a (B, K, D) memory in the backbone's precision."""
@@ -81,7 +82,7 @@ class CompressionTokens(nn.Module):
         """States and cache of the compression pass, separator included."""
         (backbone,) = self._backbone
         tokens = self.tokens() if self.separator is None else torch.cat([self.separator(), self.tokens()])
-        embeds = tokens.expand(len(prefix.states), -1, -1)
+        embeds = tokens.expand(prefix.batch_size, -1, -1)
         if self.lora is None:
             return backbone.extend(prefix, embeds, n_blocks=self.n_blocks, positions=positions)
         with self.lora.active():
@@ -110,6 +111,8 @@ class HiddenMemory(Memory):
 class PooledMemory(Memory):
     """Context states after `cmp_layer`, averaged over K stretches of equal length: (B, K, H). No compression pass."""
 
+    reads_states = True
+
     def __init__(self, backbone: Backbone, settings: TrialSettings, seed: torch.Generator) -> None:
         super().__init__()
         self.n_blocks = resolve_layer(settings.cmp_layer, backbone.n_layers)
@@ -118,8 +121,9 @@ class PooledMemory(Memory):
 
     def make(self, prefix: Prefix) -> torch.Tensor:
         """Average the context's states and project them."""
-        weights = stretch_weights(prefix.length, self.n_cmps, prefix.mask, prefix.states.device)
-        return self.projection(weights @ prefix.states.float())
+        states = prefix.known_states()
+        weights = stretch_weights(prefix.length, self.n_cmps, prefix.mask, states.device)
+        return self.projection(weights @ states.float())
 
     def reader(self, memory: torch.Tensor) -> Reader:
         """Memory vectors are read as embeddings."""
@@ -158,7 +162,7 @@ class KeyValueMemory(Memory):
         """
         if prefix.length > self.first_position:
             raise ValueError(f"a context of {prefix.length - 1} tokens, but cmp_len is {self.first_position - 1}")
-        n_new, device = self.compression.n_new, prefix.states.device
+        n_new, device = self.compression.n_new, self.compression.tokens().device
         positions = torch.arange(self.first_position, self.first_position + n_new, device=device)[None]
         natural = prefix.mask is None and prefix.length == self.first_position
         _, cache = self.compression(prefix, None if natural else positions)

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from cmp.model.backbone import Backbone, load_tokenizer, model_facts, resolve_dtype
+from cmp.model.backbone import Backbone, cache_pairs, load_tokenizer, model_facts, resolve_dtype
 from cmp.model.batch import Batch
 from cmp.model.compression import CompressionModel
 from cmp.model.surgery import UnsupportedModelError
@@ -158,3 +158,20 @@ def test_a_single_target_token_can_be_scored() -> None:
     torch.testing.assert_close(backbone.score_full_context(one).nll, full, rtol=1e-5, atol=1e-6)
     compressor = CompressionModel(backbone, settings(kl_scale=1.0), seed=0)
     assert compressor.losses(one, 4.0, 1.0).total.isfinite()
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "bloom"])
+def test_a_prefill_without_states_ends_at_the_last_keys_and_values(family: str) -> None:
+    backbone, batch = tiny_backbone(family), padded_batch()
+    last_block = backbone.block_modules(2)[-1]
+    ended = []
+    handle = last_block.register_forward_hook(lambda *_: ended.append(True))
+    try:
+        prefix = backbone.prefill(batch.context_ids, batch.context_mask, 2)
+        assert not ended and prefix.states is None
+        whole = backbone.prefill(batch.context_ids, batch.context_mask, 2, with_states=True)
+    finally:
+        handle.remove()
+    assert ended and whole.known_states().shape[:2] == (whole.batch_size, whole.length)
+    for ours, theirs in zip(cache_pairs(prefix.cache), cache_pairs(whole.cache), strict=True):
+        assert torch.equal(ours[0], theirs[0]) and torch.equal(ours[1], theirs[1])

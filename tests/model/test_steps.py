@@ -39,20 +39,24 @@ def test_compiled_blocks_agree_with_eager_ones(family: str) -> None:
 
 
 def test_operations_of_a_loop_worked_out_by_hand() -> None:
-    """Two blocks of 10 weights, attention width 3, head 4 x 5; context 2, target 3, one compression token, layer 1.
+    """Two blocks of 10 weights, 4 of them for keys and values, attention width 3, head 4 x 5; context 2, target 3.
 
-    Prefill: 3 positions, 1 block: 2*10*3 + 4*3*6 = 132. Compression: 1 position after 3: 20 + 4*3*4 = 68, twice: 136.
+    One compression token, layer 2. Prefill: 3 positions, a whole block: 2*10*3 + 4*3*6 = 132, keys and values of the
+    second: 2*4*3 = 24. Compression: 1 position after 3, 2 blocks: 2*(20 + 4*3*4) = 136, twice: 272.
     Decoder: 4 positions, 2 blocks: 2*(2*10*4 + 4*3*10) = 400, twice: 800. Head: 2*4*5*3 = 120, twice: 240.
     """
-    shape = ModelShape(n_layers=2, block_weights=10, attention_width=3, hidden_size=4, vocab_size=5)
-    flops = loop_flops(shape, settings(cmp_len=2, seq_len=3, n_cmps=1, cmp_layer=1), sequences=1)
-    assert (flops.prefill, flops.compression, flops.decoder, flops.head) == (132, 136, 800, 240)
-    assert loop_flops(shape, settings(cmp_len=2, seq_len=3, n_cmps=1, cmp_layer=1), 7).total == 7 * 1308
+    shape = ModelShape(
+        n_layers=2, block_weights=10, key_value_weights=4, attention_width=3, hidden_size=4, vocab_size=5
+    )
+    flops = loop_flops(shape, settings(cmp_len=2, seq_len=3, n_cmps=1, cmp_layer=2), sequences=1)
+    assert (flops.prefill, flops.compression, flops.decoder, flops.head) == (156, 272, 800, 240)
+    assert loop_flops(shape, settings(cmp_len=2, seq_len=3, n_cmps=1, cmp_layer=2), 7).total == 7 * 1468
 
 
 def test_operations_grow_with_what_a_setting_adds() -> None:
     shape = shape_of(tiny_backbone("llama"))
     assert shape.block_weights == 2 * 32 * 32 + 2 * 32 * 16 + 3 * 32 * 48
+    assert shape.key_value_weights == 2 * 32 * 16
     base = loop_flops(shape, settings()).total
     for more in ({"kl_scale": 0.1}, {"rmb_task": True}, {"cmp_layer": -1}, {"sep_cmpr": True}):
         assert loop_flops(shape, settings(**more)).total > base
