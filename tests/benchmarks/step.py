@@ -6,8 +6,8 @@ between, the same for the naive way, and where the time goes.
 
 The naive way is the prototype's: one autograd pass over context and compression tokens through all layers with
 all hidden states kept, then the whole language model on memory and target with logits at every position. Both do the
-same work on the same random batch in the same process, in turns; times are medians. `ops` is how many times our operations
-the naive way needs: where both keep the device equally busy, `speedup` cannot be more.
+same work on the same random batch in the same process, in turns; times are medians. `ops` is how many times our
+operations the naive way needs: where both keep the device equally busy, `speedup` cannot be more.
 """
 
 import argparse
