@@ -63,7 +63,7 @@ TRAVELLING_PREFIXES = ("HF_", "TRANSFORMERS_", "CMP_", "OMP_", "NCCL_", "GLOO_",
 
 
 class RayLostError(BaseException):
-    """A process of a Ray that was started here died; its text says which.
+    """A Ray that was started here did not come up or lost a process; its text says what happened.
 
     Not an `Exception`: Tune would first wait for trials that cannot answer any more.
     """
@@ -104,8 +104,8 @@ class Cluster:
         if self.is_remote or _global_node is None:
             return None
         dead = _global_node.dead_processes()
-        lost = (f"{VITAL_PROCESSES[name]} (process {process.pid})" for name, process in dead if name in VITAL_PROCESSES)
-        return next(lost, None)
+        lost = [(VITAL_PROCESSES[name], process.pid) for name, process in dead if name in VITAL_PROCESSES]
+        return f"Ray's {lost[0][0]} (process {lost[0][1]}) died" if lost else None
 
 
 def set_environment() -> None:
@@ -157,6 +157,7 @@ def connected(address: str | None, *, job_name: str) -> Iterator[Cluster]:
 
     Raises:
         UserError: no cluster answers at the address.
+        RayLostError: a local Ray did not come up.
     """
     set_environment()
     require_reachable(address)
@@ -174,14 +175,19 @@ def _start(job_name: str) -> "BaseContext":
     import ray
     from ray.job_config import JobConfig
 
-    context = ray.init(
-        address="local",
-        include_dashboard=True,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        object_store_memory=OBJECT_STORE_BYTES,
-        job_config=JobConfig(metadata={"experiment": job_name}),
-    )
+    try:
+        context = ray.init(
+            address="local",
+            include_dashboard=True,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            object_store_memory=OBJECT_STORE_BYTES,
+            job_config=JobConfig(metadata={"experiment": job_name}),
+        )
+    except Exception as error:  # Ray raises bare ones; one of its processes was killed, or the machine is too busy
+        ray.shutdown()
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise RayLostError(f"Ray did not start ({reason})") from None
     _make_dashboard_modest()
     return context
 

@@ -27,8 +27,9 @@ EXIT_FINISHED = 0
 EXIT_NO_SUCCESS = 1
 UNCUT_COLUMNS = 10_000
 
-# How often a Ray that was started here is started again when one of its own processes dies.
+# How often a Ray that was started here is started again when one of its own processes dies before any epoch is done.
 RAY_RESTARTS = 3
+RAY_LOGS = "/tmp/ray/session_latest/logs"
 
 
 def run_search(space: Space, *, address: str | None = None, fresh: bool = False, console: Console | None = None) -> int:
@@ -100,18 +101,20 @@ class _Search:
         require_tracker(self.space)
         require_reachable(self.address)
         preparation = prepare(self.space, self.console)
-        for restart in range(RAY_RESTARTS + 1):
+        losses_in_a_row = 0
+        while True:
+            epochs_before = _epochs(ledger)
             try:
                 return self._search_on_ray(ledger, interruption, preparation)
             except RayLostError as lost:
                 if interruption.signal is not None:
                     # a batch system ends all processes at once, Ray's own too
                     return ledger.interrupt(interruption.signal)
-                if restart == RAY_RESTARTS:
-                    times = f"{restart + 1} times; see /tmp/ray/session_latest/logs"
-                    raise UserError(None, f"Ray's {lost} died {times}") from None
-                messages.say(self.console, f"Ray's {lost} died; starting Ray again. No finished epoch is lost.")
-        return None
+                losses_in_a_row = 1 if _epochs(ledger) > epochs_before else losses_in_a_row + 1
+                if losses_in_a_row > RAY_RESTARTS:
+                    times = f"{losses_in_a_row} times in a row; see {RAY_LOGS}"
+                    raise UserError(None, f"{lost}, {times}") from None
+                messages.say(self.console, f"{lost}; starting Ray again. No finished epoch is lost.")
 
     def _search_on_ray(self, ledger: Ledger, interruption: Interruption, preparation: Preparation) -> None:
         with connected(self.address, job_name=self.space.name) as cluster:
@@ -211,6 +214,11 @@ class _JobFactory:
             rungs=self.rungs,
             directory=Path.cwd(),
         )
+
+
+def _epochs(ledger: Ledger) -> int:
+    """Epochs that were reported so far: a Ray that gets some done may be started as often as it dies."""
+    return sum(len(trial.reports) for trial in ledger.history.trials.values())
 
 
 def _total(cluster: Cluster, resource: str) -> float:

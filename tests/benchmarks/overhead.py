@@ -79,8 +79,9 @@ def measure(root: Path, workers: int, trials: int) -> Costs:
 def _costs(search: Search, run: Run, sent: Path, workers: int) -> Costs:
     reports = {(event["trial"], event["epoch"]): event for event in search.events("reported")}
     last = {trial: event["metrics"]["seconds"] for (trial, _), event in sorted(reports.items())}
-    first_loop = run.seconds_to_first_loop()
-    assert first_loop is not None
+    began = run.time_of_first_loop()
+    assert began is not None
+    first_loop = began - run.started
     latencies = []
     for line in sent.read_text().splitlines():
         trial, epoch, at = line.split()

@@ -34,6 +34,12 @@ RUN_TIMEOUT_SECONDS = 300.0
 VICTIMS = ["driver"] * 3 + ["worker"] * 3 + ["raylet"] * 2 + ["gcs"] + ["point"]
 POLITE_SHARE = 0.1
 
+RAY_ITSELF = ("raylet", "gcs")
+# Trials' processes end so long after their raylet; until then they may begin another trial.
+LAST_BREATH_SECONDS = 1.0
+# Ray's C++ ends the process that it connects to a raylet which is killed in that very moment: nothing to catch.
+RAY_ENDED_THE_DRIVER = "Failed to register worker to Raylet"
+
 
 @dataclass
 class Tally:
@@ -85,9 +91,12 @@ def live(search: Search, tally: Tally, kills_left: int, rng: random.Random) -> i
     """Start the search once and kill in it until it has ended; returns the kills that are still to come."""
     point = rng.choice([*DRIVER_POINTS, *WORKER_POINTS]) if kills_left and rng.choice(VICTIMS) == "point" else None
     run = search.start(point=point, count=rng.randint(1, 4), epoch_seconds=EPOCH_SECONDS)
+    restarted = run.started if search.starts > 1 else None
     deaths_of_workers = 0
     while run.process.poll() is None:
         run.wait_for_first_loop()
+        if restarted is not None and (first_loop := run.time_of_first_loop()) is not None:
+            tally.restarts.append(first_loop - restarted)
         if not kills_left or point is not None:
             run.wait(RUN_TIMEOUT_SECONDS)
             break
@@ -96,21 +105,22 @@ def live(search: Search, tally: Tally, kills_left: int, rng: random.Random) -> i
         if rng.random() < POLITE_SHARE:
             kind = be_polite(run, rng)
         elif not run.kill(kind, rng):
+            restarted = None
             continue
         tally.kills[kind] += 1
         kills_left -= 1
         deaths_of_workers += kind == "worker"
         if kind == "driver" or kind.startswith("SIG"):
             run.wait(30)
-        else:
-            run.first_loop.unlink(missing_ok=True)
+            break
+        restarted = time.time() if kind in RAY_ITSELF else None
+        if kind in RAY_ITSELF:
+            time.sleep(LAST_BREATH_SECONDS)
+        run.first_loop.unlink(missing_ok=True)
     if point is not None and run.mark.exists():
         tally.kills[point] += 1
         kills_left -= 1
-    seconds = run.seconds_to_first_loop()
-    if seconds is not None and search.starts > 1 and deaths_of_workers == 0:
-        tally.restarts.append(seconds)
-    if run.process.returncode not in (0, 130, -signal.SIGKILL):
+    if run.process.returncode not in (0, 130, -signal.SIGKILL) and RAY_ENDED_THE_DRIVER not in run.text():
         tally.problems.append(f"exit code {run.process.returncode}:\n{run.text()[-2000:]}")
     return kills_left
 

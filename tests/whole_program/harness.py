@@ -153,10 +153,10 @@ class Run:
                 raise TimeoutError(f"no training loop after {timeout_seconds} s:\n{self.text()[-4000:]}")
             time.sleep(0.05)
 
-    def seconds_to_first_loop(self) -> float | None:
-        """From typing the command to the first training loop."""
+    def time_of_first_loop(self) -> float | None:
+        """When the first training loop began, in unix seconds; None when there was none yet."""
         try:
-            return float(self.first_loop.read_text()) - self.started
+            return float(self.first_loop.read_text())
         except (FileNotFoundError, ValueError):
             return None
 
