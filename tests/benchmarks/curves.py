@@ -3,10 +3,11 @@
 A curve set answers one question: the val_loss of given settings after each epoch, and how long an epoch takes.
 """
 
+import itertools
 import json
 import math
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -77,31 +78,47 @@ class FormulaCurves:
 
 
 class RecordedCurves:
-    """What a results folder recorded: the curve of new settings is the mean of recorded ones, near settings first.
+    """What was recorded: the curve of new settings is the mean of recorded ones, near settings first.
 
     A trial that was stopped is continued with the mean shape of the finished ones, so that a bad trial stays bad.
+
+    Args:
+        space: of the recorded trials.
+        trials: searched settings and val_loss by epoch, from the first on, of every trial.
+        seconds: lengths of epochs.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.space = Space.from_dict(read_space_file(folder / "space.yaml"))
-        rows = pq.read_table(folder / "results.parquet").to_pylist()
-        by_trial: dict[int, list[dict[str, Any]]] = {}
-        for row in rows:
-            by_trial.setdefault(row["trial"], []).append(row)
-        self._n_epochs = int(self.space.largest("n_epochs"))
-        curves = {trial: self._curve(reports) for trial, reports in by_trial.items()}
-        whole = np.array([curve for curve in curves.values() if not np.isnan(curve).any()])
+    def __init__(
+        self, space: Space, trials: Sequence[tuple[dict[str, Any], list[float]]], seconds: list[float]
+    ) -> None:
+        self.space = space
+        self._n_epochs = int(space.largest("n_epochs"))
+        whole = np.array([losses for _, losses in trials if len(losses) == self._n_epochs])
         if len(whole) == 0:
-            raise SystemExit(
-                f"{folder}: no trial ran all {self._n_epochs} epochs; nothing to learn a curve's shape from"
-            )
-        kept = [trial for trial, curve in curves.items() if not np.isnan(curve[0])]
-        self._curves = np.array([_continued(curves[trial], whole.mean(axis=0)) for trial in kept])
-        self._points = np.array([self._point(_settings(by_trial[trial][0], self.space)) for trial in kept])
-        self._seconds = [
-            float(np.median(np.diff(_times(by_trial[trial])))) for trial in kept if len(by_trial[trial]) > 1
-        ]
+            raise SystemExit(f"no trial ran all {self._n_epochs} epochs; nothing to learn a curve's shape from")
+        kept = [(settings, losses) for settings, losses in trials if losses]
+        self._curves = np.array([_continued(losses, whole.mean(axis=0)) for _, losses in kept])
+        self._points = np.array([self._point(settings) for settings, _ in kept])
+        self._seconds = seconds
         self._noise = float(np.std(np.diff(whole, n=2, axis=1))) / 3 if self._n_epochs > 2 else 0.0
+
+    @classmethod
+    def of_results(cls, folder: Path) -> "RecordedCurves":
+        """From a results folder."""
+        space = Space.from_dict(read_space_file(folder / "space.yaml"))
+        by_trial: dict[int, list[dict[str, Any]]] = {}
+        for row in pq.read_table(folder / "results.parquet").to_pylist():
+            by_trial.setdefault(row["trial"], []).append(row)
+        trials = [(_settings(reports[0], space), _losses(reports)) for reports in by_trial.values()]
+        seconds = [float(np.median(np.diff(_times(reports)))) for reports in by_trial.values() if len(reports) > 1]
+        return cls(space, trials, seconds)
+
+    @classmethod
+    def of_benchmark(cls, folder: Path) -> "RecordedCurves":
+        """From the `--cache` of `tests.benchmarks.search`."""
+        space = Space.from_dict(json.loads((folder / "space.json").read_text()))
+        curves = [json.loads(path.read_text()) for path in sorted(folder.glob("trials/*/curve.json"))]
+        return cls(space, [(curve["settings"], curve["losses"]) for curve in curves], seconds=[])
 
     def losses(self, settings: Mapping[str, Any], seed: int) -> list[float]:
         """See `Curves`."""
@@ -115,13 +132,6 @@ class RecordedCurves:
     def epoch_seconds(self, settings: Mapping[str, Any], seed: int) -> float:
         """See `Curves`: as long as those recorded, whatever the settings."""
         return _rng(settings, seed + 1).choice(self._seconds or [1.0])
-
-    def _curve(self, reports: list[dict[str, Any]]) -> np.ndarray:
-        curve = np.full(self._n_epochs, np.nan)
-        for report in reports:
-            if report["val_loss"] is not None:
-                curve[report["epoch"] - 1] = report["val_loss"]
-        return curve
 
     def _point(self, settings: Mapping[str, Any]) -> np.ndarray:
         coordinates = [place(domain, settings[name]) for name, domain in self.space.searched.items()]
@@ -138,11 +148,15 @@ def place(domain: Domain, value: Any) -> list[float]:
     return [(value - low) / (high - low) if high > low else 0.0]
 
 
-def _continued(curve: np.ndarray, shape: np.ndarray) -> np.ndarray:
-    last = int(np.flatnonzero(~np.isnan(curve))[-1])
-    continued = curve.copy()
-    continued[last + 1 :] = curve[last] + shape[last + 1 :] - shape[last]
-    return continued
+def _continued(losses: list[float], shape: np.ndarray) -> np.ndarray:
+    return np.concatenate([losses, losses[-1] + shape[len(losses) :] - shape[len(losses) - 1]])
+
+
+def _losses(reports: list[dict[str, Any]]) -> list[float]:
+    """Of the epochs 1, 2, ...; up to the first that is missing or has no loss."""
+    by_epoch = {report["epoch"]: report["val_loss"] for report in reports}
+    losses = (by_epoch.get(epoch) for epoch in range(1, len(by_epoch) + 1))
+    return list(itertools.takewhile(lambda loss: loss is not None, losses))
 
 
 def _settings(row: Mapping[str, Any], space: Space) -> dict[str, Any]:

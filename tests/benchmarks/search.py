@@ -27,6 +27,7 @@ from typing import Any
 import torch
 from filelock import FileLock
 
+from cmp.files import write_json
 from cmp.results.folder import ResultsFolder
 from cmp.search.ledger import Ledger
 from cmp.space.domains import Choice, Domain
@@ -37,6 +38,8 @@ from cmp.train.trial import run_trial
 
 SHARES = (0.125, 0.25, 0.5, 1.0)
 GRID_POINTS_PER_DOMAIN = 3
+CURVE = "curve.json"
+SPACE = "space.json"
 ENDLESS = 10_000
 
 Curve = list[tuple[int, float]]
@@ -49,9 +52,11 @@ class Learning(LocalSession):
 
     decide: Callable[[EpochReport], bool] = lambda report: True
     goes_on: bool = True
+    losses: list[float] = field(default_factory=list)
 
     def report(self, report: EpochReport) -> None:
         """Ask, unless the answer was no already."""
+        self.losses.append(report.val_loss)
         self.goes_on = self.goes_on and self.decide(report)
 
     def stop_requested(self) -> bool:
@@ -79,6 +84,7 @@ def main() -> None:
     """Print the table."""
     args = _arguments()
     space = _space(args)
+    write_json(args.cache / SPACE, space.to_dict())
     loops = len(list(grid(space))) * space.largest("n_epochs") * space.fixed["n_train_loops"]
     print(
         f"{args.space}: {loops} loops for each way of searching, {args.seeds} seeds, curves in {args.cache}", flush=True
@@ -193,7 +199,10 @@ def _train(space: Space, sampled: dict[str, Any], cache: Path, decide: Callable[
     folder = cache.absolute() / "trials" / key
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / ".lock"):  # another process may want the same curve
-        return run_trial(TrialPlan(0, settings, space.window, folder), Learning(decide=decide))
+        learning = Learning(decide=decide)
+        outcome = run_trial(TrialPlan(0, settings, space.window, folder), learning)
+        write_json(folder / CURVE, {"settings": sampled, "losses": learning.losses})
+        return outcome
 
 
 def _space(args: argparse.Namespace) -> Space:

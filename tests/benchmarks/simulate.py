@@ -1,9 +1,9 @@
 """How the search behaves where this machine cannot go: hundreds of trials on 1 to 256 slots, without training.
 
-    python -m tests.benchmarks.simulate [--results FOLDER] [--slots 1 16 256] [--epochs 600] [--seeds 3]
+    python -m tests.benchmarks.simulate [--results FOLDER | --curves FOLDER] [--slots 1 16 256] [--epochs 600] [--seeds 3]
 
 Drives the real ledger, sampler and ASHA with a simulated clock over learning curves from a formula, or from what a
-results folder recorded. Every method may spend the same number of epochs (`--epochs`, all trials together), so they
+results folder or `tests.benchmarks.search` recorded. Every method may spend the same number of epochs (`--epochs`, all trials together), so they
 are compared at equal work; trials that run when it is spent are finished.
 
 Columns, medians over the seeds: `best` is the lowest val_loss found; `behind` how far that is from the lowest that
@@ -160,10 +160,19 @@ def _fast_folder() -> str | None:
     return "/dev/shm" if Path("/dev/shm").is_dir() else None
 
 
+def _curves(options: argparse.Namespace) -> Curves:
+    if options.results:
+        return RecordedCurves.of_results(options.results)
+    if options.curves:
+        return RecordedCurves.of_benchmark(options.curves)
+    return FormulaCurves.default(options.trial_epochs)
+
+
 def main() -> None:
     """Parse the command line and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, help="a results folder whose curves are used instead of the formula")
+    parser.add_argument("--curves", type=Path, help="the --cache of tests.benchmarks.search, likewise")
     parser.add_argument("--slots", type=int, nargs="+", default=[1, 4, 16, 64, 256])
     parser.add_argument("--epochs", type=int, default=600, help="epochs that each method may spend, over all trials")
     parser.add_argument("--trial-epochs", type=int, default=10, help="epochs of a whole trial (formula only)")
@@ -172,7 +181,7 @@ def main() -> None:
     for name in ("startup_trials", "grace_period", "reduction_factor", "min_peers"):
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=getattr(defaults, name))
     options = parser.parse_args()
-    curves: Curves = RecordedCurves(options.results) if options.results else FormulaCurves.default(options.trial_epochs)
+    curves = _curves(options)
     search = SearchSettings(
         startup_trials=options.startup_trials,
         grace_period=options.grace_period,

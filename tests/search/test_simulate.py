@@ -75,7 +75,7 @@ def test_recorded_curves_come_back_and_a_stopped_trial_is_continued_in_the_shape
     history = ledger.history
     assert history.count("stopped") > 0
 
-    curves = RecordedCurves(tmp_path)
+    curves = RecordedCurves.of_results(tmp_path)
     for trial in history.trials.values():
         expected = straight(trial.settings)
         assert curves.losses(trial.settings, seed=0) == pytest.approx(expected, abs=0.1)
