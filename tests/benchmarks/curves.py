@@ -19,6 +19,8 @@ from cmp.results.space_file import read_space_file
 from cmp.space.domains import Choice, Domain, LogInt, LogUniform
 from cmp.space.space import Space
 
+Recorded = tuple[dict[str, Any], list[float]]
+
 
 class Curves(Protocol):
     """What `simulate` needs. The same settings and seed always give the same numbers."""
@@ -88,9 +90,7 @@ class RecordedCurves:
         seconds: lengths of epochs.
     """
 
-    def __init__(
-        self, space: Space, trials: Sequence[tuple[dict[str, Any], list[float]]], seconds: list[float]
-    ) -> None:
+    def __init__(self, space: Space, trials: Sequence[Recorded], seconds: list[float]) -> None:
         self.space = space
         self._n_epochs = int(space.largest("n_epochs"))
         whole = np.array([losses for _, losses in trials if len(losses) == self._n_epochs])

@@ -1,10 +1,10 @@
 """How the search behaves where this machine cannot go: hundreds of trials on 1 to 256 slots, without training.
 
-    python -m tests.benchmarks.simulate [--results FOLDER | --curves FOLDER] [--slots 1 16 256] [--epochs 600] [--seeds 3]
+    python -m tests.benchmarks.simulate [--slots 1 16 256] [--epochs 600] [--seeds 3] [--results F | --curves F]
 
 Drives the real ledger, sampler and ASHA with a simulated clock over learning curves from a formula, or from what a
-results folder or `tests.benchmarks.search` recorded. Every method may spend the same number of epochs (`--epochs`, all trials together), so they
-are compared at equal work; trials that run when it is spent are finished.
+results folder or `tests.benchmarks.search` recorded. Every method may spend the same number of epochs (`--epochs`, all
+trials together), so they are compared at equal work; trials that run when it is spent are finished.
 
 Columns, medians over the seeds: `best` is the lowest val_loss found; `behind` how far that is from the lowest that
 10,000 random settings have; `trials` how many were tried; `wasted` the share of all epochs that went into trials that,
