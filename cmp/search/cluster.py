@@ -29,7 +29,8 @@ DASHBOARD_NICENESS = 19
 
 # Read by Ray in the driver, in the trials' processes and in their workers. ray-notes: the Train controller looks every
 # 2 s by default, which delays the end of every trial by as much; the preemption watcher costs a process per trial.
-# Workers run at niceness 15 by default: beside anything else that computes, training would nearly stand still.
+# Workers run at niceness 15 by default: beside anything else that computes, training would nearly stand still. So it
+# would with several threads that spin while they wait for each other: ten times slower on two cores with two others.
 TRIAL_ENVIRONMENT = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
@@ -40,6 +41,7 @@ TRIAL_ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_worker_niceness": "0",
     "TOKENIZERS_PARALLELISM": "false",
+    "OMP_WAIT_POLICY": "PASSIVE",
 }
 
 # Read by Ray Tune in the driver. Its own tables, loggers, snapshots and signal handling are not wanted here.
@@ -109,7 +111,7 @@ class Cluster:
 
 
 def set_environment() -> None:
-    """Set what Ray reads when it is imported; what the user has set already stays."""
+    """Set what Ray and torch's threads read when they are imported; what the user has set already stays."""
     for name, value in {**TRIAL_ENVIRONMENT, **DRIVER_ENVIRONMENT}.items():
         os.environ.setdefault(name, value)
 

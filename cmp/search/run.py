@@ -10,7 +10,7 @@ from rich.console import Console
 from cmp.files import is_disk_full
 from cmp.results.folder import ResultsFolder
 from cmp.search import messages
-from cmp.search.cluster import Cluster, RayLostError, connected, require_reachable
+from cmp.search.cluster import Cluster, RayLostError, connected, require_reachable, set_environment
 from cmp.search.display import Display
 from cmp.search.footprint import Plan, plan_search
 from cmp.search.ledger import Ledger, Suggested
@@ -98,6 +98,7 @@ class _Search:
     def _search(self, ledger: Ledger, interruption: Interruption) -> None:
         from cmp.search.observers import require_tracker
 
+        set_environment()
         require_tracker(self.space)
         require_reachable(self.address)
         preparation = prepare(self.space, self.console)
