@@ -49,10 +49,13 @@ def _heading(
 ) -> str:
     recovered = metrics.get("recovered")
     origin = f", from trial {trial} of `{settings.exp_name}`" if trial is not None else ""
+    vectors = (
+        "1 memory vector that stands in" if settings.n_cmps == 1 else f"{settings.n_cmps} memory vectors that stand in"
+    )
     gained = f" It recovers {recovered:.3f} of what the uncompressed context is worth." if recovered is not None else ""
     return (
         f"# A context compressor for {backbone.name}\n\n"
-        f"{settings.context_len} context tokens become {settings.n_cmps} memory vectors that stand in for them "
+        f"{settings.context_len} context tokens become {vectors} for them "
         f"({settings.memory} memory){origin}.{gained}\n"
         "This folder holds the trained tensors only; the backbone's weights come from its own place."
     )
@@ -91,7 +94,9 @@ def _backbone(settings: TrialSettings, backbone: BackboneId) -> str:
 
 def _data(settings: TrialSettings, window: Mapping[str, int], data: Mapping[str, Any]) -> str:
     rows = [("dataset", settings.dataset)]
-    rows += [(name.replace("_", " "), value) for name, value in (*data.items(), *window.items()) if value is not None]
+    rows += [
+        (name.replace("_", " "), _count(value)) for name, value in (*data.items(), *window.items()) if value is not None
+    ]
     return _table("## Data", rows)
 
 
@@ -110,6 +115,10 @@ def _table(heading: str, rows: list[tuple[str, Any]]) -> str:
 
 def _number(value: float | None) -> str:
     return f"{value:.4f}" if isinstance(value, float) else f"{value:,}"
+
+
+def _count(value: Any) -> Any:
+    return f"{value:,}" if isinstance(value, int) else value
 
 
 def _with_unit(unit: str, meaning: str) -> str:

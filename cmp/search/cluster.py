@@ -184,7 +184,7 @@ def _start(job_name: str) -> "BaseContext":
             log_to_driver=False,
             logging_level=logging.ERROR,
             object_store_memory=OBJECT_STORE_BYTES,
-            job_config=JobConfig(metadata={"experiment": job_name}),
+            job_config=JobConfig(metadata={"job_name": job_name}),
         )
     except Exception as error:  # Ray raises bare ones; one of its processes was killed, or the machine is too busy
         ray.shutdown()
@@ -228,7 +228,7 @@ def _join(address: str, job_name: str) -> "BaseContext":
             log_to_driver=False,
             logging_level=logging.ERROR,
             runtime_env={"env_vars": _travelling_environment(), **_working_dir()},
-            job_config=JobConfig(metadata={"experiment": job_name}),
+            job_config=JobConfig(metadata={"job_name": job_name}),
         )
     except (ConnectionError, RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -18,7 +18,7 @@ NOT_RUN = {
     "python search.py spaces/": "the shipped spaces are rehearsed in test_spaces and test_cli",
     "ray start": "a cluster is in test_cluster",
     "python -m tests.": "benchmarks and the long run of crashes are run by hand",
-    "tensorboard --logdir": "a server; what it reads is in tests/report",
+    "pip install tensorboard": "a server; what it reads is in tests/report",
     "pip install optuna-dashboard": "a server; what it reads is in tests/search/test_views",
 }
 
