@@ -91,7 +91,7 @@ class Bench:
         torch.manual_seed(0)
         with self.device:  # a billion weights are drawn where they are needed
             model = AutoModelForCausalLM.from_config(model_config(name, size), dtype=self.dtype).eval()
-        self.naive_model = model.requires_grad_(False)
+        self.naive_model = model.requires_grad_(False).train(options.dropout)
         with torch.device("meta"):
             twin = AutoModelForCausalLM.from_config(model.config, dtype=self.dtype)
         twin.load_state_dict(model.state_dict(), assign=True)  # shares the weights, but may exchange activations
@@ -313,6 +313,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--graphs", action="store_true", help="replay CUDA graphs of the whole loss step")
     parser.add_argument("--compile", action="store_true", help="torch.compile the blocks")
     parser.add_argument("--skip-naive", action="store_true")
+    parser.add_argument(
+        "--dropout", action="store_true", help="leave dropout on in the naive way, as the prototype did"
+    )
     return parser.parse_args()
 
 
