@@ -12,7 +12,7 @@ from cmp.search.ledger import Ledger
 from cmp.space.settings import SearchSettings
 from cmp.train.session import TrialOutcome
 from tests.benchmarks.curves import FormulaCurves, RecordedCurves, place
-from tests.benchmarks.simulate import METHODS, Reference, simulate, table
+from tests.benchmarks.simulate import METHODS, SWEPT, Reference, simulate, sweep, table
 from tests.search.fake_search import Clock, make_space
 
 
@@ -55,6 +55,15 @@ def test_the_table_has_a_line_for_every_method_and_number_of_slots() -> None:
     lines = list(table(curves, SearchSettings(), slots=[1, 4], epochs=12, seeds=1))
     assert len(lines) == 3 + 2 * len(METHODS)
     assert [line.split()[0] for line in lines[3:]] == ["1"] * 4 + ["4"] * 4
+
+
+def test_a_sweep_changes_one_setting_at_a_time_and_marks_the_defaults() -> None:
+    curves = FormulaCurves.default(n_epochs=4)
+    lines = list(sweep(curves, SearchSettings(), slots=[1], epochs=12, seeds=2))
+    assert len(lines) == 2 + sum(map(len, SWEPT.values()))
+    starred = [line for line in lines if "*" in line]
+    assert len(starred) == len(SWEPT)
+    assert len({line.split("*")[1] for line in starred}) == 1
 
 
 def straight(settings: dict[str, Any]) -> list[float]:
