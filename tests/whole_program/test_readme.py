@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from cmp.results.tables import TRIAL_COLUMNS, results_schema
 from cmp.space.loading import load_space
 from tests.whole_program.harness import REPOSITORY, Search
 
@@ -66,6 +67,12 @@ def test_a_command_runs(workplace: Path, command: str) -> None:
 @pytest.mark.parametrize("code", blocks("python"), ids=lambda code: code.splitlines()[0])
 def test_a_piece_of_code_runs(workplace: Path, code: str) -> None:
     run_in(workplace, [sys.executable, "-c", code])
+
+
+def test_every_column_of_the_tables_is_explained() -> None:
+    explained = README.split("How to read the numbers.")[1].split("```python")[0]
+    unexplained = [name for name in [*results_schema({}).names, *TRIAL_COLUMNS] if f"`{name}`" not in explained]
+    assert unexplained == []
 
 
 @pytest.mark.parametrize("text", blocks("yaml"))
