@@ -150,8 +150,11 @@ class TrialActor(tune.Trainable):
         self._run.result(timeout=LEAVE_TIMEOUT_SECONDS)
 
     def __repr__(self) -> str:
-        """Shown by the Ray dashboard: the experiment and the trial that this process began with."""
-        return f"Trial({self._job.name})"
+        """Shown by the Ray dashboard, which asks once: the experiment and the trial that this process began with.
+
+        The process title has the present trial, epoch and val_loss.
+        """
+        return f"Trials({self._job.name} and later)"
 
 
 @dataclass(frozen=True)
