@@ -205,8 +205,8 @@ def curves(view: SearchView) -> Variants:
     if view.best:
         data.append(_curve(view, [view.best], "best", "@best", 3.0, 1.0))
     every = [report["val_loss"] for t in view.scored for _, report in t.points]
-    shapes += [_upright(rung, "dot") for rung in view.rungs]
-    notes += [_top_note(rung, f"rung {rung}") for rung in view.rungs]
+    shapes += [_upright(rung, "dot") for rung in view.space.rungs]
+    notes += [_top_note(rung, f"rung {rung}") for rung in view.space.rungs]
     last_epoch = max((t.record.epoch for t in view.scored), default=1)
     layout = {
         "xaxis": {"title": {"text": "epoch"}, "range": [0.5, last_epoch + 0.5], "dtick": max(1, last_epoch // 10)},

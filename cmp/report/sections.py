@@ -5,6 +5,7 @@ from cmp.report.figures import best_per_vectors
 from cmp.report.numbers import MIN_TRIALS, Importance
 from cmp.report.text import Markup, escape
 from cmp.report.view import SearchView, TrialView
+from cmp.results.agreement import TRUSTED, is_trusted
 
 
 def plot(key: str, height: int, *, label: str, kind: str = "") -> Markup:
@@ -50,13 +51,24 @@ def _front_row(view: SearchView, trial: TrialView, on_front: bool) -> Markup:
 
 def curves(view: SearchView) -> Markup:
     """Learning curves with a sentence on what is drawn."""
-    rungs = ", ".join(str(rung) for rung in view.rungs)
-    how = (
-        f"At each rung (epoch {rungs}) a trial goes on only if it is among the best of those that came as far. "
-        if rungs
-        else ""
+    rungs = ", ".join(str(rung) for rung in view.space.rungs)
+    rule = f"At each rung (epoch {rungs}) a trial goes on only if it is among the best of those that came as far. "
+    words = f"{rule if rungs else ''}{_agreements(view)}Dashed lines are the two bounds."
+    return f"<p>{words}</p>" + plot("curves", 420, label="learning curves")
+
+
+def _agreements(view: SearchView) -> str:
+    """Whether early losses told late ones, the reason why a rung stopped nobody."""
+    if not view.agreements:
+        return ""
+    parts = [f"at epochs {rung} and {later} in {share:.0%}" for (rung, later), share in view.agreements.items()]
+    idle = [str(rung) for (rung, _), share in view.agreements.items() if not is_trusted(share)]
+    sentence = (
+        f"Of two trials that came so far, the same one was better {', '.join(parts)} of all pairs; chance is 50%. "
     )
-    return f"<p>{how}Dashed lines are the two bounds.</p>" + plot("curves", 420, label="learning curves")
+    if idle:
+        sentence += f"Below {TRUSTED:.0%} a rung stops nobody: now at epoch {' and '.join(idle)}. "
+    return sentence
 
 
 def importance(view: SearchView, found: list[Importance]) -> Markup:

@@ -4,6 +4,7 @@ Called by `page`; read by `figures` and the sections. Everything here is a fact 
 looks is decided elsewhere.
 """
 
+import itertools
 import os
 import socket
 from collections.abc import Mapping
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from cmp.results.agreement import order_agreement
 from cmp.results.history import History, TrialRecord, is_finite
 from cmp.space.domains import Choice, Domain, LogInt, LogUniform
 from cmp.space.space import Space
@@ -162,15 +164,18 @@ class SearchView:
         return sum(t.saved_loops * t.record.seconds / t.loops for t in self.trials if t.loops)
 
     @property
-    def rungs(self) -> list[int]:
-        """Epochs at which the scheduler compares trials, below the longest trial's end."""
-        rung, factor = self.space.search.grace_period, self.space.search.reduction_factor
-        last = self.space.max_epochs
-        rungs = []
-        while factor > 1 and 0 < rung < last:
-            rungs.append(rung)
-            rung *= factor
-        return rungs
+    def agreements(self) -> dict[tuple[int, int], float]:
+        """By (rung, next rung or last epoch): how well the order at one foretells the other, where enough is known."""
+        epochs = [*self.space.rungs, self.space.max_epochs]
+        losses: dict[int, dict[int, float]] = {epoch: {} for epoch in epochs}
+        for trial in self.scored:
+            for _, report in trial.points:
+                if report["epoch"] in losses:
+                    losses[report["epoch"]][trial.number] = report["val_loss"]
+        found = {
+            (rung, later): order_agreement(losses[rung], losses[later]) for rung, later in itertools.pairwise(epochs)
+        }
+        return {between: agreement for between, agreement in found.items() if agreement is not None}
 
     def of(self, trial: TrialView, setting: str) -> Any:
         """The value of `setting` in `trial`, searched or fixed."""

@@ -2,11 +2,17 @@
 
 Source: Li et al. 2020, "A System for Massively Parallel Hyperparameter Tuning" (ASHA, stopping variant, one bracket).
 Unlike Ray Tune's version: a report that skips rungs never fills the rungs below with a later loss, a loss that is not
-finite enters nothing, and a rung stops nobody before `min_peers` others have been there. Called by the ledger.
+finite enters nothing, and a rung stops nobody before `min_peers` others have been there. Unlike the paper, a rung stops
+nobody while those that went on from it lie in another order at the next one (`cmp.results.agreement`). Called by the
+ledger.
 """
 
+import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+from cmp.results.agreement import is_trusted, order_agreement
 
 
 @dataclass(frozen=True)
@@ -21,17 +27,17 @@ class Asha:
     """The rungs of one search.
 
     Args:
-        grace_period: epoch of the first rung; no trial is stopped before it.
-        reduction_factor: of the trials at a rung one in this many goes on, and rungs are this factor apart.
-        max_epochs: the longest that a trial can run; rungs lie strictly below it.
+        rungs: the epochs at which trials are compared, ascending.
+        max_epochs: the longest that a trial can run, above all rungs.
+        reduction_factor: of the trials at a rung one in this many goes on.
         min_peers: how many *other* trials must have been at a rung before it may stop one.
     """
 
-    def __init__(self, grace_period: int, reduction_factor: int, max_epochs: int, min_peers: int) -> None:
-        self.rungs = rung_epochs(grace_period, reduction_factor, max_epochs)
+    def __init__(self, rungs: Sequence[int], max_epochs: int, *, reduction_factor: int, min_peers: int) -> None:
+        self._next = dict(itertools.pairwise([*rungs, max_epochs]))
         self._reduction_factor = reduction_factor
         self._min_peers = min_peers
-        self._losses: dict[int, dict[int, float]] = {rung: {} for rung in self.rungs}
+        self._losses: dict[int, dict[int, float]] = {epoch: {} for epoch in [*rungs, max_epochs]}
 
     def record(self, trial: int, epoch: int, loss: float) -> Decision:
         """Enter a trial's loss after an epoch and say whether it should stop there.
@@ -43,18 +49,26 @@ class Asha:
 
         Returns:
             stop=True at a rung where the trial is not among the best share of those that have been there so far,
-            itself included. A second report of the same (trial, epoch) changes nothing and gives the first answer's
-            rung with stop=False.
+            itself included, unless the rung was seen not to foretell the next. A second report of the same
+            (trial, epoch) changes nothing and gives the first answer's rung with stop=False.
         """
         losses = self._losses.get(epoch)
         if losses is None or not math.isfinite(loss):
             return Decision(stop=False, rung=None)
+        if epoch not in self._next:
+            losses.setdefault(trial, loss)
+            return Decision(stop=False, rung=None)
         if trial in losses:
             return Decision(stop=False, rung=epoch)
         better = sum(other < loss for other in losses.values())
-        may_stop = len(losses) >= self._min_peers
+        has_peers = len(losses) >= self._min_peers
         losses[trial] = loss
-        return Decision(stop=may_stop and better >= self.places(len(losses)), rung=epoch)
+        stop = has_peers and better >= self.places(len(losses)) and is_trusted(self.agreement(epoch))
+        return Decision(stop=stop, rung=epoch)
+
+    def agreement(self, rung: int) -> float | None:
+        """How well the order at a rung foretells that at the next, or at the end; see `order_agreement`."""
+        return order_agreement(self._losses[rung], self._losses[self._next[rung]])
 
     def places(self, trials: int) -> int:
         """How many of this many trials at a rung go on: one in `reduction_factor`, rounded up."""
@@ -63,17 +77,3 @@ class Asha:
     def losses(self, rung: int) -> dict[int, float]:
         """A copy of the losses at a rung, by trial."""
         return dict(self._losses[rung])
-
-
-def rung_epochs(grace_period: int, reduction_factor: int, max_epochs: int) -> tuple[int, ...]:
-    """The epochs at which trials are compared: grace_period times powers of the factor, below max_epochs.
-
-    >>> rung_epochs(1, 3, 10)
-    (1, 3, 9)
-    """
-    rungs = []
-    epoch = grace_period
-    while epoch < max_epochs:
-        rungs.append(epoch)
-        epoch *= reduction_factor
-    return tuple(rungs)

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from cmp.results.folder import ResultsFolder
 from cmp.results.history import History
 from cmp.results.journal import read_events
-from cmp.search.asha import rung_epochs
 from cmp.search.cluster import cluster_nodes
 from cmp.search.footprint import Node, Plan, plan_search
 from cmp.search.model_check import checked_model_facts
@@ -138,10 +137,9 @@ def _rounded(value: Any) -> Any:
 def describe_rungs(space: Space) -> list[str]:
     """After which epochs trials are compared, and what happens there."""
     search = space.search
-    rungs = rung_epochs(search.grace_period, search.reduction_factor, space.max_epochs)
-    if not rungs or not space.searched:
+    if not space.rungs or not space.searched:
         return [f"Rungs: none; every trial runs its {_range(space, 'n_epochs')} epochs"]
-    epochs = ", ".join(str(rung) for rung in rungs)
+    epochs = ", ".join(str(rung) for rung in space.rungs)
     share = f"the best of every {search.reduction_factor} trials go on, once {search.min_peers} others were there"
     return [f"Rungs: after epochs {epochs} of {_range(space, 'n_epochs')} {share}"]
 

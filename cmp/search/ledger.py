@@ -83,16 +83,13 @@ class Ledger:
         self._begun = False
         self._interrupting = False
         search = space.search
-        self._asha = Asha(search.grace_period, search.reduction_factor, space.largest("n_epochs"), search.min_peers)
+        self._asha = Asha(
+            space.rungs, space.max_epochs, reduction_factor=search.reduction_factor, min_peers=search.min_peers
+        )
         self._journal = Journal(folder.journal)
         refuse_another_search(self.folder, self._journal.events, self.space)
         self._replay()
         self._views = FolderViews(space, folder, clock) if views else None
-
-    @property
-    def rungs(self) -> tuple[int, ...]:
-        """The epochs at which ASHA compares trials."""
-        return self._asha.rungs
 
     @property
     def resumes(self) -> bool:

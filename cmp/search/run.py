@@ -159,7 +159,7 @@ class _Search:
                 ledger.interrupt(interruption.signal)
             cluster.require_alive()
 
-        jobs = _JobFactory(self.space, self.folder, plan, frozenset(ledger.rungs))
+        jobs = _JobFactory(self.space, self.folder, plan)
         desk = Desk(ledger, jobs, on_step, interruption.overdue, display.say)
         with display, observers(self.space, self.folder, ledger, display.on_event) as callbacks:
             display.status("Starting the trials' processes ...")
@@ -195,7 +195,6 @@ class _JobFactory:
     space: Space
     folder: ResultsFolder
     plan: Plan
-    rungs: frozenset[int]
 
     def __call__(self, suggested: Suggested) -> "TrialJob":
         from cmp.search.actor import TrialJob
@@ -212,7 +211,7 @@ class _JobFactory:
             experiment=self.space.name,
             stop_file=self.folder.stop_file.absolute(),
             ray_folder=self.folder.ray.absolute() / "train",
-            rungs=self.rungs,
+            rungs=frozenset(self.space.rungs),
             directory=Path.cwd(),
         )
 

@@ -71,6 +71,15 @@ class Space:
         """The largest `n_epochs` that can be sampled."""
         return self.largest("n_epochs")
 
+    @property
+    def rungs(self) -> tuple[int, ...]:
+        """The epochs at which ASHA compares trials: `grace_period` times powers of the factor, below `max_epochs`."""
+        rungs, epoch = [], self.search.grace_period
+        while epoch < self.max_epochs:
+            rungs.append(epoch)
+            epoch *= self.search.reduction_factor
+        return tuple(rungs)
+
     def values(self, name: str) -> list[Any]:
         """Every value that `name` can take; of ranges of real numbers, and of long ranges, some that stand for all."""
         return self.searched[name].probes() if name in self.searched else [self.fixed[name]]

@@ -76,8 +76,19 @@ def test_a_trial_at_work_when_the_search_was_interrupted_says_so() -> None:
     assert [t.word for t in view.trials if t.group == "running"] == ["interrupted", "interrupted"]
 
 
-def test_rungs_are_the_powers_of_the_reduction_factor_below_the_last_epoch() -> None:
-    assert view_of([]).rungs == [1, 3]
+def test_how_well_a_rung_foretells_the_next_is_counted_in_pairs_of_trials() -> None:
+    orders = {1: [0, 1, 2, 3, 4, 5], 3: [1, 0, 2, 3, 4, 5], 9: [5, 4, 3, 2, 1, 0]}
+    events = [session(0.0, 1)]
+    for number in range(6):
+        at = {epoch: 2.0 + order.index(number) / 10 for epoch, order in orders.items()}
+        losses = [at[max(rung for rung in at if rung <= epoch)] for epoch in range(1, 10)]
+        events += trial_events(number, 2, losses, "finished", 10.0 * number)
+
+    assert view_of(events).agreements == {(1, 3): pytest.approx(14 / 15), (3, 9): pytest.approx(1 / 15)}
+
+
+def test_few_trials_tell_nothing_of_a_rung() -> None:
+    assert view_of([session(0.0, 1), *trial_events(0, 2, [2.0] * 9, "finished", 0.0)]).agreements == {}
 
 
 def test_the_best_for_each_number_of_vectors_and_which_of_them_are_worth_their_price() -> None:

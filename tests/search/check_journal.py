@@ -6,6 +6,7 @@ prints one line per broken promise and exits 1, or a summary and exits 0. The cr
 every kill, and `trajectory` to compare an interrupted search with an unbroken one.
 """
 
+import itertools
 import json
 import math
 import sys
@@ -137,19 +138,33 @@ class Checker:
             trial.must_end = "stopped"
 
     def asha_stops(self, epoch: int, loss: float) -> bool:
-        """The rule once more: at a rung with enough peers only the best 1/factor, rounded up, go on."""
+        """The rule once more: at a rung with enough peers only the best 1/factor, rounded up, go on.
+
+        Unless six trials or more went on from there, and in over a quarter of their pairs the better one was another
+        at the next rung, or at the end.
+        """
         search = self.spaces[-1]["search"]
         power = math.log(epoch / search["grace_period"], search["reduction_factor"]) if epoch else 0.5
         on_rung = power > -1e-9 and abs(power - round(power)) < 1e-9
         if not on_rung or epoch >= self.longest():
             return False
+        later = min(epoch * search["reduction_factor"], self.longest())
         peers = self.rung_losses.setdefault(epoch, [])
         place = sorted([*peers, loss]).index(loss)
         may_stop = len(peers) >= search["min_peers"]
         peers.append(loss)
-        return may_stop and place * search["reduction_factor"] >= len(peers) + (
-            -len(peers) % search["reduction_factor"]
-        )
+        is_worse = place * search["reduction_factor"] >= len(peers) + (-len(peers) % search["reduction_factor"])
+        return may_stop and is_worse and not self.is_misleading(epoch, later)
+
+    def is_misleading(self, epoch: int, later: int) -> bool:
+        known = [(trial.losses.get(epoch), trial.losses.get(later)) for trial in self.trials.values()]
+        both = [(a, b) for a, b in known if a is not None and b is not None and math.isfinite(a + b)]
+        if len(both) < 6:
+            return False
+        pairs = list(itertools.combinations(both, 2))
+        swapped = sum((a - c) * (b - d) < 0 for (a, b), (c, d) in pairs)
+        tied = sum((a - c) * (b - d) == 0 for (a, b), (c, d) in pairs)
+        return swapped + tied / 2 > len(pairs) / 4
 
     def longest(self) -> int:
         n_epochs = self.spaces[-1]["n_epochs"]

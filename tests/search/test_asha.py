@@ -5,21 +5,11 @@ import random
 
 import pytest
 
-from cmp.search.asha import Asha, Decision, rung_epochs
+from cmp.search.asha import Asha, Decision
 
 
-def asha(*, grace: int = 1, factor: int = 3, epochs: int = 10, peers: int = 3) -> Asha:
-    return Asha(grace_period=grace, reduction_factor=factor, max_epochs=epochs, min_peers=peers)
-
-
-@pytest.mark.parametrize(
-    ("grace", "factor", "epochs", "rungs"),
-    [(1, 3, 10, (1, 3, 9)), (1, 3, 9, (1, 3)), (2, 2, 10, (2, 4, 8)), (4, 4, 4, ()), (1, 2, 1, ())],
-)
-def test_rungs_are_powers_of_the_factor_below_the_last_epoch(
-    grace: int, factor: int, epochs: int, rungs: tuple[int, ...]
-) -> None:
-    assert rung_epochs(grace, factor, epochs) == rungs == asha(grace=grace, factor=factor, epochs=epochs).rungs
+def asha(rungs: tuple[int, ...] = (1, 3, 9), *, epochs: int = 10, factor: int = 3, peers: int = 3) -> Asha:
+    return Asha(rungs, epochs, reduction_factor=factor, min_peers=peers)
 
 
 def test_a_rung_stops_nobody_before_enough_others_have_been_there() -> None:
@@ -83,3 +73,54 @@ def test_decisions_agree_with_sorting_everything_again(factor: int) -> None:
         keep = sorted(seen)[: -(-len(seen) // factor)]
         expected = len(seen) > 2 and loss > keep[-1]
         assert rungs.record(trial, 1, loss).stop == expected
+
+
+def _crossing(crossed: int) -> Asha:
+    """Eight trials that all came from rung 1 to rung 3; at 3 the first `crossed` of them lie in the opposite order."""
+    rungs = asha(peers=20)
+    order = [*reversed(range(crossed)), *range(crossed, 8)]
+    for trial in range(8):
+        rungs.record(trial, 1, 3.0 + trial)
+    for place, trial in enumerate(order):
+        rungs.record(trial, 3, 2.0 + place)
+    return rungs
+
+
+@pytest.mark.parametrize(("crossed", "agreement"), [(0, 1.0), (4, 22 / 28), (5, 18 / 28), (8, 0.0)])
+def test_agreement_is_the_share_of_pairs_in_the_same_order(crossed: int, agreement: float) -> None:
+    assert _crossing(crossed).agreement(1) == pytest.approx(agreement)
+
+
+@pytest.mark.parametrize(("crossed", "stops"), [(0, True), (4, True), (5, False), (8, False)])
+def test_a_rung_stops_nobody_while_it_does_not_foretell_the_next(crossed: int, stops: bool) -> None:
+    rungs = _crossing(crossed)
+    for trial in range(8, 20):
+        assert not rungs.record(trial, 1, 1.0).stop  # better than all: goes on anyway, and makes peers
+    assert rungs.record(20, 1, 50.0).stop == stops
+
+
+def test_a_rung_is_trusted_again_when_later_trials_keep_their_order() -> None:
+    rungs = _crossing(5)
+    for trial in range(8, 24):
+        rungs.record(trial, 1, 20.0 + trial)
+        rungs.record(trial, 3, 20.0 + trial)
+    assert rungs.agreement(1) == pytest.approx(1 - 10 / math.comb(24, 2))
+    assert rungs.record(99, 1, 99.0).stop
+
+
+def test_the_last_rung_is_compared_with_the_end() -> None:
+    rungs = asha((1,), epochs=3, peers=2)
+    for trial in range(6):
+        rungs.record(trial, 1, 5.0 - trial)  # each better than the last, so all go on
+        rungs.record(trial, 3, float(trial))
+    assert rungs.agreement(1) == 0.0
+    assert not rungs.record(6, 1, 9.0).stop
+
+
+def test_too_few_trials_at_the_next_rung_say_nothing() -> None:
+    rungs = asha(peers=1)
+    for trial in range(5):
+        rungs.record(trial, 1, 5.0 - trial)
+        rungs.record(trial, 3, float(trial))
+    assert rungs.agreement(1) is None
+    assert rungs.record(5, 1, 9.0).stop

@@ -34,6 +34,18 @@ def test_the_resolved_space_is_a_space_file_that_means_the_same(shipped: Space, 
     assert again.notes == ()
 
 
+@pytest.mark.parametrize(
+    ("grace", "factor", "epochs", "rungs"),
+    [(1, 3, 10, (1, 3, 9)), (1, 3, 9, (1, 3)), (2, 2, 10, (2, 4, 8)), (4, 4, 4, ()), (1, 2, 1, ())],
+)
+def test_rungs_are_powers_of_the_factor_below_the_last_epoch(
+    grace: int, factor: int, epochs: int, rungs: tuple[int, ...]
+) -> None:
+    plain = {"model_string": "m", "dataset": "d", "n_epochs": epochs}
+    search = {"grace_period": grace, "reduction_factor": factor}
+    assert Space.from_dict({**plain, "search": search}).rungs == rungs
+
+
 def test_a_space_travels_to_other_processes(shipped: Space) -> None:
     assert pickle.loads(pickle.dumps(shipped)) == shipped
 
