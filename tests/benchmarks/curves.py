@@ -1,4 +1,4 @@
-"""Learning curves for `simulate`: plausible ones from a formula, or those that a real search recorded.
+"""Learning curves for `simulate`: plausible ones from a formula, or those that real searches recorded.
 
 A curve set answers one question: the val_loss of given settings after each epoch, and how long an epoch takes.
 """
@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from cmp.results.space_file import read_space_file
-from cmp.space.domains import Choice, Domain, LogInt, LogUniform
+from cmp.space.domains import Choice, Domain, LogInt, LogUniform, Uniform
 from cmp.space.space import Space
 
 Recorded = tuple[dict[str, Any], list[float]]
@@ -113,13 +113,6 @@ class RecordedCurves:
         seconds = [float(np.median(np.diff(_times(reports)))) for reports in by_trial.values() if len(reports) > 1]
         return cls(space, trials, seconds)
 
-    @classmethod
-    def of_benchmark(cls, folder: Path) -> "RecordedCurves":
-        """From the `--cache` of `tests.benchmarks.search`."""
-        space = Space.from_dict(json.loads((folder / "space.json").read_text()))
-        curves = [json.loads(path.read_text()) for path in sorted(folder.glob("trials/*/curve.json"))]
-        return cls(space, [(curve["settings"], curve["losses"]) for curve in curves], seconds=[])
-
     def losses(self, settings: Mapping[str, Any], seed: int) -> list[float]:
         """See `Curves`."""
         distances = np.linalg.norm(self._points - self._point(settings), axis=1)
@@ -136,6 +129,62 @@ class RecordedCurves:
     def _point(self, settings: Mapping[str, Any]) -> np.ndarray:
         coordinates = [place(domain, settings[name]) for name, domain in self.space.searched.items()]
         return np.array([number for numbers in coordinates for number in numbers])
+
+
+class InterpolatedCurves:
+    """What `tests.benchmarks.search` trained, many trials for every combination of choices and whole numbers.
+
+    Between two trials that differ only in the one real number that is searched, val_loss after an epoch is linear in
+    it (in its logarithm, as it is sampled). Trials that were stopped count up to where they were stopped. A search
+    over these curves spends and finds what the same search found in real training, as long as its trials are known.
+
+    Args:
+        space: of the trials, with one searched setting that is a real number.
+        trials: searched settings and val_loss by epoch, from the first on, of every trial.
+
+    Raises:
+        SystemExit: a combination of the other settings has no trial that ran all epochs.
+    """
+
+    def __init__(self, space: Space, trials: Sequence[Recorded]) -> None:
+        self.space = space
+        self._n_epochs = int(space.max_epochs)
+        (self._real,) = [name for name, domain in space.searched.items() if isinstance(domain, LogUniform | Uniform)]
+        self._trials: dict[str, list[tuple[float, list[float]]]] = {}
+        for settings, losses in trials:
+            self._trials.setdefault(self._others(settings), []).append((self._place(settings), losses))
+        for others, known in self._trials.items():
+            known.sort(key=lambda trial: trial[0])
+            if all(len(losses) < self._n_epochs for _, losses in known):
+                raise SystemExit(f"no trial with {others} ran all {self._n_epochs} epochs")
+
+    @classmethod
+    def of_benchmark(cls, folder: Path) -> "InterpolatedCurves":
+        """From the `--cache` of `tests.benchmarks.search`."""
+        space = Space.from_dict(json.loads((folder / "space.json").read_text()))
+        curves = [json.loads(path.read_text()) for path in sorted(folder.glob("trials/*/curve.json"))]
+        return cls(space, [(curve["settings"], curve["losses"]) for curve in curves])
+
+    def losses(self, settings: Mapping[str, Any], seed: int) -> list[float]:
+        """See `Curves`; the same for every seed, as training is."""
+        known = self._trials[self._others(settings)]
+        at = self._place(settings)
+        return [_interpolated(at, known, epoch) for epoch in range(self._n_epochs)]
+
+    def epoch_seconds(self, settings: Mapping[str, Any], seed: int) -> float:
+        """See `Curves`: all the same, but no two alike, so that trials do not end their epochs in step."""
+        return _rng(settings, seed).uniform(0.9, 1.1)
+
+    def _place(self, settings: Mapping[str, Any]) -> float:
+        return place(self.space.searched[self._real], settings[self._real])[0]
+
+    def _others(self, settings: Mapping[str, Any]) -> str:
+        return json.dumps([settings[name] for name in self.space.searched if name != self._real])
+
+
+def _interpolated(at: float, known: Sequence[tuple[float, list[float]]], epoch: int) -> float:
+    points = [(place, losses[epoch]) for place, losses in known if len(losses) > epoch]
+    return float(np.interp(at, *zip(*points, strict=True)))
 
 
 def place(domain: Domain, value: Any) -> list[float]:

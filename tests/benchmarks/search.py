@@ -32,6 +32,7 @@ from cmp.results.folder import ResultsFolder
 from cmp.search.ledger import Ledger
 from cmp.space.domains import Choice, Domain
 from cmp.space.loading import load_space
+from cmp.space.settings import SearchSettings
 from cmp.space.space import Space
 from cmp.train.session import EpochReport, LocalSession, TrialPlan
 from cmp.train.trial import run_trial
@@ -124,8 +125,8 @@ def search_grid(space: Space, seed: int, loops: int, cache: Path) -> Curve:
 
 
 def search_with(space: Space, seed: int, loops: int, cache: Path, **changes: int) -> Curve:
-    """The real ledger, with some of its settings changed."""
-    changed = replace(space, search=replace(space.search, seed=seed, num_samples=ENDLESS, **changes))
+    """The real ledger with the defaults of `search`, some of them changed."""
+    changed = replace(space, search=SearchSettings(seed=seed, num_samples=ENDLESS, **changes))
     budget = Budget(loops)
     with tempfile.TemporaryDirectory() as folder:
         ledger = Ledger(changed, ResultsFolder(Path(folder) / "results"), views=False)

@@ -1,6 +1,7 @@
 """How the search behaves where this machine cannot go: hundreds of trials on 1 to 256 slots, without training.
 
     python -m tests.benchmarks.simulate [--slots 1 16 256] [--epochs 600] [--seeds 3] [--results F | --curves F]
+        [--target LOSS]
 
 Drives the real ledger, sampler and ASHA with a simulated clock over learning curves from a formula, or from what a
 results folder or `tests.benchmarks.search` recorded. Every method may spend the same number of epochs (`--epochs`, all
@@ -11,13 +12,16 @@ and standard error over the seeds.
 
 Columns, medians over the seeds: `best` is the lowest val_loss found; `behind` how far that is from the lowest that
 10,000 random settings have; `trials` how many were tried; `wasted` the share of all epochs that went into trials that,
-trained to the end, would not be among the best tenth of random ones; `hours` the simulated time.
+trained to the end, would not be among the best tenth of random ones; `hours` the simulated time; `to target` the epochs
+that all trials together had spent when one was at `--target` or below.
 """
 
 import argparse
 import dataclasses
+import functools
 import heapq
 import itertools
+import math
 import random
 import statistics
 import tempfile
@@ -31,7 +35,7 @@ from cmp.search.ledger import Ledger, Suggested
 from cmp.space.settings import SearchSettings
 from cmp.space.space import Space
 from cmp.train.session import TrialOutcome
-from tests.benchmarks.curves import Curves, FormulaCurves, RecordedCurves
+from tests.benchmarks.curves import Curves, FormulaCurves, InterpolatedCurves, RecordedCurves
 
 NEVER = 10**9
 Method = Callable[[SearchSettings], SearchSettings]
@@ -62,6 +66,7 @@ class Outcome:
     wasted: float
     hours: float
     decision_seconds: float
+    epochs_to_target: float
 
 
 @dataclass
@@ -79,18 +84,22 @@ class Reference:
         return cls(finals[0], finals[draws // 10])
 
 
-def simulate(curves: Curves, space: Space, *, slots: int, epochs: int, reference: Reference) -> Outcome:
+def simulate(
+    curves: Curves, space: Space, *, slots: int, epochs: int, reference: Reference, target: float = -math.inf
+) -> Outcome:
     """Search until `epochs` epochs were trained; trials that still run then are finished."""
     with tempfile.TemporaryDirectory(dir=_fast_folder()) as folder:
-        return _Run(curves, space, Path(folder), slots, epochs).outcome(reference)
+        return _Run(curves, space, Path(folder), slots, epochs, target).outcome(reference)
 
 
 class _Run:
     """A loop over the moments at which some trial ends an epoch."""
 
-    def __init__(self, curves: Curves, space: Space, folder: Path, slots: int, epochs: int) -> None:
+    def __init__(self, curves: Curves, space: Space, folder: Path, slots: int, epochs: int, target: float) -> None:
         self.now = 0.0
         self.spent = 0
+        self.epochs_to_target = math.inf
+        self._target = target
         self._curves = curves
         self._seed = space.search.seed
         self._losses: dict[int, list[float]] = {}
@@ -121,6 +130,8 @@ class _Run:
         self.now, number, epoch = heapq.heappop(self._due)
         self.spent += 1
         losses = self._losses[number]
+        if losses[epoch - 1] <= self._target:
+            self.epochs_to_target = min(self.epochs_to_target, self.spent)
         answer = self.ledger.report(number, {"epoch": epoch, "val_loss": losses[epoch - 1]})
         if answer == "stop":
             return
@@ -135,22 +146,39 @@ class _Run:
         assert best is not None and best.val_loss is not None, "a simulated trial never fails"
         bad = sum(trial.epoch for trial in trials.values() if min(self._losses[trial.number]) > reference.best_tenth)
         hours = self.now / 3600
-        return Outcome(best.val_loss, len(trials), self.spent, bad / self.spent, hours, self.decision_seconds)
+        return Outcome(
+            best.val_loss,
+            len(trials),
+            self.spent,
+            bad / self.spent,
+            hours,
+            self.decision_seconds,
+            self.epochs_to_target,
+        )
 
 
-def table(curves: Curves, search: SearchSettings, *, slots: Iterable[int], epochs: int, seeds: int) -> Iterable[str]:
+def table(
+    curves: Curves,
+    search: SearchSettings,
+    *,
+    slots: Iterable[int],
+    epochs: int,
+    seeds: int,
+    target: float = -math.inf,
+) -> Iterable[str]:
     """The lines of the table, as they become known."""
     reference = Reference.of(curves, draws=10_000)
     asha = f"grace {search.grace_period}, factor {search.reduction_factor}, peers {search.min_peers}"
     yield f"{curves.space.largest('n_epochs')} epochs a trial, {epochs} in all, {seeds} seeds; ASHA: {asha}"
     yield f"10,000 random settings: lowest {reference.lowest:.4f}, best tenth below {reference.best_tenth:.4f}"
-    yield f"{'slots':>5}  {'method':<12}{'best':>8}{'behind':>9}{'trials':>8}{'wasted':>8}{'hours':>8}{'ms/trial':>10}"
+    head = f"{'slots':>5}  {'method':<12}{'best':>8}{'behind':>9}{'trials':>8}{'wasted':>8}{'hours':>8}{'ms/trial':>10}"
+    yield head + f"{'to target':>16}"
     for count, (name, method) in itertools.product(slots, METHODS.items()):
         outcomes = []
         for seed in range(seeds):
             chosen = dataclasses.replace(method(search), seed=seed, num_samples=NEVER)
             space = dataclasses.replace(curves.space, search=chosen)
-            outcomes.append(simulate(curves, space, slots=count, epochs=epochs, reference=reference))
+            outcomes.append(simulate(curves, space, slots=count, epochs=epochs, reference=reference, target=target))
         yield f"{count:>5}  {name:<12}" + _row(outcomes, reference)
 
 
@@ -182,9 +210,13 @@ def _row(outcomes: list[Outcome], reference: Reference) -> str:
 
     best = median(lambda outcome: outcome.best)
     cost = median(lambda outcome: 1000 * outcome.decision_seconds / outcome.trials)
+    reached = sorted(outcome.epochs_to_target for outcome in outcomes)
+    quarter = len(reached) // 4
+    to_target = f"{statistics.median(reached):.0f} ({reached[quarter]:.0f}-{reached[-1 - quarter]:.0f})"
     return (
         f"{best:>8.4f}{best - reference.lowest:>9.4f}{median(lambda o: o.trials):>8.0f}"
         f"{median(lambda o: o.wasted):>8.0%}{median(lambda o: o.hours):>8.2f}{cost:>10.1f}"
+        f"{to_target:>16}"
     )
 
 
@@ -197,7 +229,7 @@ def _curves(options: argparse.Namespace) -> Curves:
     if options.results:
         return RecordedCurves.of_results(options.results)
     if options.curves:
-        return RecordedCurves.of_benchmark(options.curves)
+        return InterpolatedCurves.of_benchmark(options.curves)
     return FormulaCurves.default(options.trial_epochs)
 
 
@@ -210,6 +242,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=600, help="epochs that each method may spend, over all trials")
     parser.add_argument("--trial-epochs", type=int, default=10, help="epochs of a whole trial (formula only)")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--target", type=float, default=-math.inf, help="a val_loss, for the last column")
     parser.add_argument("--sweep", action="store_true", help="one setting of the default method at a time")
     defaults = SearchSettings()
     for name in ("startup_trials", "grace_period", "reduction_factor", "min_peers"):
@@ -222,7 +255,7 @@ def main() -> None:
         reduction_factor=options.reduction_factor,
         min_peers=options.min_peers,
     )
-    show = sweep if options.sweep else table
+    show = sweep if options.sweep else functools.partial(table, target=options.target)
     for line in show(curves, search, slots=options.slots, epochs=options.epochs, seeds=options.seeds):
         print(line, flush=True)
 

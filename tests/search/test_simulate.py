@@ -11,7 +11,7 @@ from cmp.results.folder import ResultsFolder
 from cmp.search.ledger import Ledger
 from cmp.space.settings import SearchSettings
 from cmp.train.session import TrialOutcome
-from tests.benchmarks.curves import FormulaCurves, RecordedCurves, place
+from tests.benchmarks.curves import FormulaCurves, InterpolatedCurves, RecordedCurves, place
 from tests.benchmarks.simulate import METHODS, SWEPT, Reference, simulate, sweep, table
 from tests.search.fake_search import Clock, make_space
 
@@ -90,6 +90,45 @@ def test_recorded_curves_come_back_and_a_stopped_trial_is_continued_in_the_shape
         assert curves.losses(trial.settings, seed=0) == pytest.approx(expected, abs=0.1)
         assert curves.losses(trial.settings, seed=0) == curves.losses(trial.settings, seed=0)
         assert curves.epoch_seconds(trial.settings, seed=0) > 0
+
+
+def between_two(n_cmps: int = 4) -> InterpolatedCurves:
+    """Two whole trials at the ends of lr and a stopped one in the middle, which is better as long as it lasts."""
+    others = {"n_cmps": n_cmps, "cmp_layer": -1}
+    trials = [
+        ({"lr": 1e-4, **others}, [5.0, 4.0, 3.0, 2.0]),
+        ({"lr": 1e-1, **others}, [6.0, 5.0, 4.0, 3.0]),
+        ({"lr": 10**-2.5, **others}, [1.0]),
+    ]
+    return InterpolatedCurves(make_space(), trials)
+
+
+def test_between_trials_that_differ_in_one_real_number_the_curve_is_linear_in_its_logarithm() -> None:
+    settings = {"lr": 10**-2.5, "n_cmps": 4, "cmp_layer": -1}
+    assert between_two().losses({**settings, "lr": 1e-4}, seed=3) == pytest.approx([5.0, 4.0, 3.0, 2.0])
+    assert between_two().losses(settings, seed=0) == pytest.approx([1.0, 4.5, 3.5, 2.5])
+    assert between_two().losses({**settings, "lr": 10**-3.25}, seed=0) == pytest.approx([3.0, 4.25, 3.25, 2.25])
+
+
+def test_combinations_that_never_ran_to_the_end_are_refused() -> None:
+    short = [({"lr": 1e-3, "n_cmps": 2, "cmp_layer": -1}, [3.0])]
+    with pytest.raises(SystemExit, match="ran all 4 epochs"):
+        InterpolatedCurves(make_space(), short)
+
+
+def test_the_epochs_to_a_target_are_those_that_all_trials_had_spent() -> None:
+    curves = FormulaCurves.default(n_epochs=4)
+    space = dataclasses.replace(curves.space, search=METHODS["random"](SearchSettings(num_samples=1000)))
+
+    def spent(target: float) -> float:
+        return simulate(
+            curves, space, slots=1, epochs=40, reference=Reference(1.0, 10.0), target=target
+        ).epochs_to_target
+
+    best = simulate(curves, space, slots=1, epochs=40, reference=Reference(1.0, 10.0)).best
+    assert spent(100.0) == 1
+    assert 1 < spent(best) <= 40
+    assert spent(best - 1e-6) == float("inf")
 
 
 def test_choices_lie_apart_and_numbers_from_0_to_1() -> None:
