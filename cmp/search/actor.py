@@ -135,14 +135,14 @@ class TrialActor(tune.Trainable):
         self._last = {}
         enter(job.directory)
         self._post: Any = Mailbox() if job.footprint.workers == 1 else self._open_shared_mailbox()
-        self._post.put({"event": "started", "node": socket.gethostname(), "pid": os.getpid(), "done": False})
         run = _run_here if job.footprint.workers == 1 else _run_in_group
         self._run: Future[None] = self._thread.submit(_guarded, run, job, self._post)
 
     def _open_shared_mailbox(self) -> "RemoteMailbox":
         if self._shared_mailbox is None:
-            self._shared_mailbox = RemoteMailbox.start()
-        self._shared_mailbox.reopen()
+            self._shared_mailbox = RemoteMailbox.start()  # empty; nobody waits here while its process starts
+        else:
+            self._shared_mailbox.reopen()
         return self._shared_mailbox
 
     def _leave(self) -> None:
@@ -193,8 +193,13 @@ def _worker_died(error: Exception) -> bool:
     return isinstance(error, TrainingFailedError)
 
 
+def _put_started(post: Any) -> None:
+    post.put({"event": "started", "node": socket.gethostname(), "pid": os.getpid(), "done": False})
+
+
 def _run_here(job: TrialJob, post: Mailbox) -> None:
     """One worker: TorchTrainer's local mode runs the loop in this thread, with all that is warm in this process."""
+    _put_started(post)
     import torch
     from ray.train import RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
@@ -216,11 +221,13 @@ def _run_here(job: TrialJob, post: Mailbox) -> None:
 
 def _run_in_group(job: TrialJob, post: RemoteMailbox) -> None:
     """Several workers: Ray Train starts them, restarts them when one dies, and joins them in a process group."""
-    from ray.train.torch import TorchTrainer
     from ray.train.v2.api.config import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 
+    from cmp.search.group import GroupTrainer
+
+    _put_started(post)  # after the imports: the mailbox starts meanwhile
     footprint = job.footprint
-    trainer: Any = TorchTrainer  # its annotations still name the classes of Ray Train v1
+    trainer: Any = GroupTrainer  # its annotations still name the classes of Ray Train v1
     trainer(
         _group_worker,
         train_loop_config={"job": job, "post": post},
