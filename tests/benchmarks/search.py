@@ -18,7 +18,7 @@ import random
 import statistics
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -90,17 +90,19 @@ def main() -> None:
     print(
         f"{args.space}: {loops} loops for each way of searching, {args.seeds} seeds, curves in {args.cache}", flush=True
     )
-    jobs = [(way, seed) for way in WAYS for seed in range(args.seeds)]
+    ways = [way for way in WAYS if way == "grid" or way in args.ways]
+    spent = {way: loops if way == "grid" else round(args.budget * loops) for way in ways}
+    jobs = [(way, seed) for way in ways for seed in range(args.seeds)]
     # spawned, because torch's threads do not survive a fork
     with ProcessPoolExecutor(
         args.processes, multiprocessing.get_context("spawn"), torch.set_num_threads, (args.threads,)
     ) as pool:
-        runs = [pool.submit(search_in, way, space, seed, loops, args.cache) for way, seed in jobs]
-        curves: dict[str, list[Curve]] = {way: [] for way in WAYS}
+        runs = [pool.submit(search_in, way, space, seed, spent[way], args.cache) for way, seed in jobs]
+        curves: dict[str, list[Curve]] = {way: [] for way in ways}
         for (way, seed), run in zip(jobs, runs, strict=True):
             curves[way].append(run.result())
             print(f"{way}, seed {seed}: best {best_within(curves[way][-1], loops):.4f}", file=sys.stderr, flush=True)
-    print_table(curves, loops)
+    print_table(curves, loops, [share for share in SHARES if share <= args.budget])
 
 
 def search_in(way: str, space: Space, seed: int, loops: int, cache: Path) -> Curve:
@@ -157,13 +159,13 @@ WAYS: dict[str, Callable[[Space, int, int, Path], Curve]] = {
 }
 
 
-def print_table(curves: Mapping[str, list[Curve]], loops: int) -> None:
-    """Medians over seeds."""
+def print_table(curves: Mapping[str, list[Curve]], loops: int, shares: Sequence[float]) -> None:
+    """Medians over seeds, after these shares of the grid's loops."""
     target = min(loss for curve in curves["grid"] for _, loss in curve)
     print(f"best of the grid: {target:.4f} nats")
-    print(f"{'':12}" + "".join(f"{f'at {share:.0%}':>12}" for share in SHARES) + f"{'to grid best':>14}{'range':>16}")
+    print(f"{'':12}" + "".join(f"{f'at {share:.0%}':>12}" for share in shares) + f"{'to grid best':>14}{'range':>16}")
     for name, runs in curves.items():
-        losses = [statistics.median(best_within(run, share * loops) for run in runs) for share in SHARES]
+        losses = [statistics.median(best_within(run, share * loops) for run in runs) for share in shares]
         needed = sorted(loops_to_reach(run, target) / loops for run in runs)
         row = "".join(f"{loss:12.4f}" for loss in losses)
         print(
@@ -218,6 +220,8 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--space", default="spaces/demo.yaml")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=list(WAYS), help="beside the grid")
+    parser.add_argument("--budget", type=float, default=1.0, help="share of the grid's loops that the others may spend")
     parser.add_argument("--loops-per-epoch", type=int, default=15)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--threads", type=int, default=1, help="of each process")
