@@ -117,7 +117,7 @@ class Bench:
 
         def naive() -> None:
             batch = self.batch(settings)
-            naive_loss(self.naive_model, model, batch).backward()
+            naive_loss(self.naive_model, model, batch, context_logits=self.options.context_logits).backward()
             optimizer.step()
             optimizer.zero_grad(set_to_none=False)  # recorded graphs add to the same tensors
 
@@ -157,9 +157,10 @@ class Bench:
         )
         if "naive" in ways:
             naive = ways["naive"]
+            naive_needs = naive_flops(shape_of(self.backbone), settings, context_logits=self.options.context_logits)
             line += (
                 f" {naive.median:>9.4f} {naive.peak_bytes / 2**20:>8.0f} {needed / naive.median / rate:>6.0%}"
-                f" {naive.median / ours.median:>7.2f}x {naive_flops(shape_of(self.backbone), settings) / needed:>4.2f}x"
+                f" {naive.median / ours.median:>7.2f}x {naive_needs / needed:>4.2f}x"
                 f" {ours.peak_bytes / max(1, naive.peak_bytes):>6.0%}"
             )
         print(line + f" {rate / 1e12:>7.2f}", flush=True)
@@ -214,14 +215,20 @@ class Clock:
         self.last = now
 
 
-def naive_loss(model: nn.Module, trainables: CompressionModel, batch: Batch) -> torch.Tensor:
-    """The prototype's way: everything with gradient through all layers, logits at every position of the decoder."""
+def naive_loss(
+    model: nn.Module, trainables: CompressionModel, batch: Batch, *, context_logits: bool = False
+) -> torch.Tensor:
+    """The prototype's way: everything with gradient through all layers, logits at every position of the decoder.
+
+    With `context_logits` also at those of context and compression tokens, as calling the whole language model gives.
+    """
     n_cmps = trainables.settings.n_cmps
     embed = model.get_input_embeddings()
     tokens = trainables.memory.compression.tokens().expand(len(batch.context_ids), -1, -1)
     bos = torch.full_like(batch.context_ids[:, :1], trainables.backbone.bos_id)
     embeds = torch.cat([embed(torch.cat([bos, batch.context_ids], 1)), tokens], 1)
-    states = model.base_model(inputs_embeds=embeds, output_hidden_states=True, use_cache=False).hidden_states
+    reader = model if context_logits else model.base_model
+    states = reader(inputs_embeds=embeds, output_hidden_states=True, use_cache=False).hidden_states
     memory = trainables.memory.projection(states[trainables.memory.n_blocks][:, -n_cmps:])
     forward = trainables.fwd_token.expand(len(memory), 1, -1)
     embeds = torch.cat([memory, forward, embed(batch.target_ids)], 1)
@@ -229,11 +236,13 @@ def naive_loss(model: nn.Module, trainables: CompressionModel, batch: Batch) -> 
     return functional.cross_entropy(logits.flatten(0, 1).float(), batch.target_ids.flatten())
 
 
-def naive_flops(shape: ModelShape, settings: TrialSettings) -> float:
+def naive_flops(shape: ModelShape, settings: TrialSettings, *, context_logits: bool = False) -> float:
     """Operations of a naive loop; its backward pass goes no deeper than the layer that the memory is read at."""
     read, decoded = 1 + settings.cmp_len + settings.n_cmps, settings.n_cmps + 1 + settings.seq_len
     encoder = shape.forward(read, 0, shape.n_layers)
     encoder += shape.forward(read, 0, resolve_layer(settings.cmp_layer, shape.n_layers))
+    if context_logits:
+        encoder += shape.head(read)
     decoder = 2 * shape.forward(decoded, 0, shape.n_layers) + 2 * shape.head(decoded)
     return settings.batch_size * (encoder + decoder)
 
@@ -315,6 +324,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--skip-naive", action="store_true")
     parser.add_argument(
         "--dropout", action="store_true", help="leave dropout on in the naive way, as the prototype did"
+    )
+    parser.add_argument(
+        "--context-logits", action="store_true", help="in the naive way: logits of context and compression tokens too"
     )
     return parser.parse_args()
 
