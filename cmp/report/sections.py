@@ -61,13 +61,16 @@ def _agreements(view: SearchView) -> str:
     """Whether early losses told late ones, the reason why a rung stopped nobody."""
     if not view.agreements:
         return ""
-    parts = [f"at epochs {rung} and {later} in {share:.0%}" for (rung, later), share in view.agreements.items()]
+    parts = [
+        f"{text.percent(share)} of pairs at epochs {rung} and {later}"
+        for (rung, later), share in view.agreements.items()
+    ]
     idle = [str(rung) for (rung, _), share in view.agreements.items() if not is_trusted(share)]
     sentence = (
-        f"Of two trials that came so far, the same one was better {', '.join(parts)} of all pairs; chance is 50%. "
+        f"Of two trials that came so far the same one was better in {', '.join(parts)}; chance is {text.percent(0.5)}. "
     )
     if idle:
-        sentence += f"Below {TRUSTED:.0%} a rung stops nobody: now at epoch {' and '.join(idle)}. "
+        sentence += f"Below {text.percent(TRUSTED)} a rung stops nobody: now at epoch {' and '.join(idle)}. "
     return sentence
 
 

@@ -89,8 +89,8 @@ def test_how_well_a_rung_foretells_the_next_is_counted_in_pairs_of_trials() -> N
 
     assert view.agreements == {(1, 3): pytest.approx(14 / 15), (3, 9): pytest.approx(1 / 15)}
     words = curves(view)
-    assert "the same one was better at epochs 1 and 3 in 93%, at epochs 3 and 9 in 7% of all pairs" in words
-    assert "Below 75% a rung stops nobody: now at epoch 3." in words
+    assert "the same one was better in 93 % of pairs at epochs 1 and 3, 6.7 % of pairs at epochs 3 and 9;" in words
+    assert "Below 75 % a rung stops nobody: now at epoch 3." in words
 
 
 def test_few_trials_tell_nothing_of_a_rung() -> None:
