@@ -13,7 +13,7 @@ and standard error over the seeds.
 Columns, medians over the seeds: `best` is the lowest val_loss found; `behind` how far that is from the lowest that
 10,000 random settings have; `trials` how many were tried; `wasted` the share of all epochs that went into trials that,
 trained to the end, would not be among the best tenth of random ones; `hours` the simulated time; `to target` the epochs
-that all trials together had spent when one was at `--target` or below.
+that all trials together had spent when one was at `--target` or below, with the quartiles.
 """
 
 import argparse
@@ -172,14 +172,14 @@ def table(
     yield f"{curves.space.largest('n_epochs')} epochs a trial, {epochs} in all, {seeds} seeds; ASHA: {asha}"
     yield f"10,000 random settings: lowest {reference.lowest:.4f}, best tenth below {reference.best_tenth:.4f}"
     head = f"{'slots':>5}  {'method':<12}{'best':>8}{'behind':>9}{'trials':>8}{'wasted':>8}{'hours':>8}{'ms/trial':>10}"
-    yield head + f"{'to target':>16}"
+    yield head + (f"{'to target':>16}" if target > -math.inf else "")
     for count, (name, method) in itertools.product(slots, METHODS.items()):
         outcomes = []
         for seed in range(seeds):
             chosen = dataclasses.replace(method(search), seed=seed, num_samples=NEVER)
             space = dataclasses.replace(curves.space, search=chosen)
             outcomes.append(simulate(curves, space, slots=count, epochs=epochs, reference=reference, target=target))
-        yield f"{count:>5}  {name:<12}" + _row(outcomes, reference)
+        yield f"{count:>5}  {name:<12}" + _row(outcomes, reference, has_target=target > -math.inf)
 
 
 def sweep(curves: Curves, search: SearchSettings, *, slots: Iterable[int], epochs: int, seeds: int) -> Iterable[str]:
@@ -204,7 +204,7 @@ def sweep(curves: Curves, search: SearchSettings, *, slots: Iterable[int], epoch
             yield f"{name:<17}{value:>4}{'*' if value == getattr(search, name) else ' '}" + "".join(cells)
 
 
-def _row(outcomes: list[Outcome], reference: Reference) -> str:
+def _row(outcomes: list[Outcome], reference: Reference, *, has_target: bool) -> str:
     def median(value: Callable[[Outcome], float]) -> float:
         return statistics.median(value(outcome) for outcome in outcomes)
 
@@ -216,7 +216,7 @@ def _row(outcomes: list[Outcome], reference: Reference) -> str:
     return (
         f"{best:>8.4f}{best - reference.lowest:>9.4f}{median(lambda o: o.trials):>8.0f}"
         f"{median(lambda o: o.wasted):>8.0%}{median(lambda o: o.hours):>8.2f}{cost:>10.1f}"
-        f"{to_target:>16}"
+        + (f"{to_target:>16}" if has_target else "")
     )
 
 
