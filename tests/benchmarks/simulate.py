@@ -1,7 +1,7 @@
 """How the search behaves where this machine cannot go: hundreds of trials on 1 to 256 slots, without training.
 
     python -m tests.benchmarks.simulate [--slots 1 16 256] [--epochs 600] [--seeds 3] [--results F | --curves F]
-        [--target LOSS]
+        [--target LOSS] [--trusted SHARE]
 
 Drives the real ledger, sampler and ASHA with a simulated clock over learning curves from a formula, or from what a
 results folder or `tests.benchmarks.search` recorded. Every method may spend the same number of epochs (`--epochs`, all
@@ -30,6 +30,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from cmp.results import agreement
 from cmp.results.folder import ResultsFolder
 from cmp.search.ledger import Ledger, Suggested
 from cmp.space.settings import SearchSettings
@@ -243,11 +244,18 @@ def main() -> None:
     parser.add_argument("--trial-epochs", type=int, default=10, help="epochs of a whole trial (formula only)")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--target", type=float, default=-math.inf, help="a val_loss, for the last column")
+    parser.add_argument(
+        "--trusted",
+        type=float,
+        default=agreement.TRUSTED,
+        help="agreement a rung needs to stop trials; 0 is plain ASHA",
+    )
     parser.add_argument("--sweep", action="store_true", help="one setting of the default method at a time")
     defaults = SearchSettings()
     for name in ("startup_trials", "grace_period", "reduction_factor", "min_peers"):
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=getattr(defaults, name))
     options = parser.parse_args()
+    agreement.TRUSTED = options.trusted
     curves = _curves(options)
     search = SearchSettings(
         startup_trials=options.startup_trials,
