@@ -12,16 +12,13 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from cmp.space.errors import SpaceError, UserError
+from cmp.space.errors import EXIT_INTERRUPTED, EXIT_WRONG_INPUT, SpaceError, UserError
 from cmp.space.loading import load_space
 from cmp.space.reference import settings_help
 from cmp.space.settings import RULES
 
 if TYPE_CHECKING:
     from cmp.space.space import Space
-
-EXIT_WRONG_INPUT = 2
-EXIT_INTERRUPTED = 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -58,11 +55,12 @@ def _dry_run(space: "Space", args: argparse.Namespace) -> int:
 
 def _rehearsal(space: "Space", address: str | None) -> "Space":
     """The space in miniature, fitted to its testing model and to the machines at hand."""
-    from cmp.search.cluster import cluster_nodes
+    from cmp.search.engine.cluster import cluster_nodes
     from cmp.search.model_check import facts_of
+    from cmp.space.rehearsal import rehearse
 
-    facts = facts_of(space.rehearsal().fixed["model_string"], setting="testing")
-    return space.rehearsal(facts, sum(node.gpus for node in cluster_nodes(address)))
+    facts = facts_of(rehearse(space).fixed["model_string"], setting="testing")
+    return rehearse(space, facts, sum(node.gpus for node in cluster_nodes(address)))
 
 
 def _message(error: UserError, space: "Space | None") -> str:

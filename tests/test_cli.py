@@ -144,7 +144,7 @@ def test_a_dry_run_prints_what_would_happen_and_trains_nothing(typed: Callable, 
 
 def test_a_dry_run_says_what_becomes_of_a_search_that_is_there(typed: Callable, tiny_space: Path) -> None:
     from cmp.results.folder import ResultsFolder
-    from cmp.search.ledger import Ledger
+    from cmp.search.decide.ledger import Ledger
     from cmp.space.loading import load_space
 
     space = load_space(tiny_space)

@@ -32,7 +32,7 @@ from cmp.model.surgery import (
     text_config,
     truncated,
 )
-from cmp.space.space import ModelFacts
+from cmp.space.layers import ModelFacts
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 FINGERPRINT_SAMPLES_PER_TENSOR = 512

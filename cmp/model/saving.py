@@ -1,7 +1,7 @@
 """A compressor's folder: `config.json`, `compressor.safetensors`, `README.md`.
 
 Written by training (each better epoch) and `Compressor.save_pretrained`; read by `Compressor.from_pretrained`,
-`cmp.evaluate` and `cmp.export`. The backbone's weights are never in it: only its name, revision and fingerprint.
+`cmp evaluate` and `cmp export`. The backbone's weights are never in it: only its name, revision and fingerprint.
 """
 
 import dataclasses

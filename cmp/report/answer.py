@@ -67,7 +67,7 @@ def answer(view: SearchView, saved: str | None) -> Markup:
 def _use(view: SearchView, folder: str) -> Markup:
     """How to hold the best compressor, and another one."""
     load = f'Compressor.from_pretrained("{folder}/best")'
-    other = f"python -m cmp.export {folder} --trial N --to FOLDER"
+    other = f"python -m cmp export {folder} --trial N --to FOLDER"
     return f"""<p class="note use">In Python: <code>{escape(load)}</code><br>
 Another trial as a folder of its own: <code>{escape(other)}</code></p>"""
 

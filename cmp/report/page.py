@@ -1,6 +1,6 @@
 """report.html: one file that opens offline and says what a search found.
 
-`search` calls `write_page` while it runs and at the end; `python -m cmp.report FOLDER` does the same by hand. Reads
+`search` calls `write_page` while it runs and at the end; `python -m cmp report FOLDER` does the same by hand. Reads
 space.yaml, journal.jsonl and best/examples.json, nothing else.
 """
 

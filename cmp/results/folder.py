@@ -28,7 +28,7 @@ class FolderInUseError(UserError):
 
 @dataclass(frozen=True)
 class ResultsFolder:
-    """The paths of design.md's "A results folder". Nothing is created before it is needed."""
+    """The paths of everything that a search leaves. Nothing is created before it is needed."""
 
     path: Path
 

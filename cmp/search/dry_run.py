@@ -4,29 +4,34 @@ Called by `search.py`. The parts are ordered from cheap to dear, and each is pri
 wrong layer shows before the data is tokenized.
 """
 
-import textwrap
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from cmp.results.folder import ResultsFolder
 from cmp.results.history import History
 from cmp.results.journal import read_events
-from cmp.search.cluster import cluster_nodes
-from cmp.search.footprint import Node, Plan, plan_search
+from cmp.search.decide.sampler import suggest
+from cmp.search.engine.cluster import cluster_nodes
+from cmp.search.engine.footprint import Node, Plan, plan_search
 from cmp.search.model_check import checked_model_facts
-from cmp.search.sampler import suggest
+from cmp.search.terminal.plan_text import (
+    count,
+    describe_data,
+    describe_epoch,
+    describe_model,
+    describe_plan,
+    describe_rungs,
+    describe_space,
+    describe_trials,
+)
 from cmp.space.checks import check_against_cluster
 from cmp.space.errors import Problem, require
-from cmp.space.layers import ModelFacts
-from cmp.space.rules import show
-from cmp.space.settings import RULES
 from cmp.space.space import Space
 
 if TYPE_CHECKING:
     from cmp.train.data import DataSummary
 
 _SAMPLED_TRIALS = 3
-_WIDTH_COLUMNS = 100
 
 
 def dry_run(space: Space, *, address: str | None = None, fresh: bool = False) -> None:
@@ -47,10 +52,10 @@ def dry_run(space: Space, *, address: str | None = None, fresh: bool = False) ->
 def _parts(space: Space, address: str | None, fresh: bool) -> Iterator[list[str]]:
     """The text, part by part; a check that fails ends it."""
     yield describe_space(space)
-    trials = first_trials(space)
-    yield ["", f"First {_count(len(trials), 'trial')} of {space.search.num_samples}:", *describe_trials(trials)]
+    trials = _first_trials(space)
+    yield ["", f"First {count(len(trials), 'trial')} of {space.search.num_samples}:", *describe_trials(trials)]
     yield ["", *describe_rungs(space)]
-    yield describe_results(space, fresh=fresh)
+    yield _describe_results(space, fresh=fresh)
     nodes = cluster_nodes(address)
     plan = _plan(space, nodes)
     totals = sum(node.gpus for node in nodes), sum(node.cpus for node in nodes)
@@ -79,41 +84,7 @@ def _plan(space: Space, nodes: Sequence[Node]) -> Plan:
     )
 
 
-def describe_space(space: Space) -> list[str]:
-    """What is searched, what was set, and the defaults, one paragraph each."""
-    plain = space.to_dict()
-    searched = [f"  {name}: {show(plain[name])}" for name in space.searched]
-    names = [name for name in space.fixed if not _is_default(space, name)]
-    defaults = [name for name in space.fixed if _is_default(space, name)]
-    return [
-        f"{space.name} ({space.path})",
-        "",
-        "Searched:" if searched else "Searched: nothing, so this is one trial",
-        *searched,
-        "Set:",
-        *[f"  {name}: {show(space.fixed[name])}" for name in names],
-        "Defaults:",
-        *_wrapped(", ".join(f"{name}: {show(space.fixed[name])}" for name in defaults)),
-        *[line for section in ("search", "resources") for line in _section_lines(section, plain[section])],
-    ]
-
-
-def _is_default(space: Space, name: str) -> bool:
-    return name not in space.sources and space.fixed[name] == RULES[name].default
-
-
-def _section_lines(section: str, values: dict[str, Any]) -> list[str]:
-    return [
-        f"{section.capitalize()}:",
-        *_wrapped(", ".join(f"{name}: {show(value)}" for name, value in values.items())),
-    ]
-
-
-def _wrapped(text: str) -> list[str]:
-    return textwrap.wrap(text, _WIDTH_COLUMNS, initial_indent="  ", subsequent_indent="  ")
-
-
-def first_trials(space: Space) -> list[dict[str, Any]]:
+def _first_trials(space: Space) -> list[dict[str, Any]]:
     """What the sampler would suggest first, if these trials were started together."""
     events: list[dict[str, Any]] = []
     for number in range(min(_SAMPLED_TRIALS, space.search.num_samples)):
@@ -122,107 +93,7 @@ def first_trials(space: Space) -> list[dict[str, Any]]:
     return [event["settings"] for event in events]
 
 
-def describe_trials(trials: Sequence[dict[str, Any]]) -> list[str]:
-    """One line per trial."""
-    if not trials[0]:
-        return ["  0  as set"]
-    texts = [", ".join(f"{name}: {show(_rounded(value))}" for name, value in sampled.items()) for sampled in trials]
-    return [f"  {number}  {text}" for number, text in enumerate(texts)]
-
-
-def _rounded(value: Any) -> Any:
-    return float(f"{value:.3g}") if isinstance(value, float) else value
-
-
-def describe_rungs(space: Space) -> list[str]:
-    """After which epochs trials are compared, and what happens there."""
-    search = space.search
-    if not space.rungs or not space.searched:
-        return [f"Rungs: none; every trial runs its {_range(space, 'n_epochs')} epochs"]
-    epochs = ", ".join(str(rung) for rung in space.rungs)
-    share = f"the best of every {search.reduction_factor} trials go on, once {search.min_peers} others were there"
-    return [f"Rungs: after epochs {epochs} of {_range(space, 'n_epochs')} {share}"]
-
-
-def describe_plan(plan: Plan) -> list[str]:
-    """What a trial occupies and how many run at once."""
-    return [f"A trial: {plan.footprint}", f"At once: {plan.max_concurrent} ({plan.reason})"]
-
-
-def describe_model(space: Space, facts: ModelFacts) -> list[str]:
-    """The backbone's shape."""
-    positions = "no limit of positions" if facts.max_positions is None else f"{facts.max_positions:,} positions"
-    return [f"Model: {space.fixed['model_string']}, {facts.n_layers} layers, {positions}, {facts.vocab_size:,} tokens"]
-
-
-def describe_data(space: Space, summary: "DataSummary") -> list[str]:
-    """Documents, tokens and windows, what was dropped, and how tokenizing went."""
-    how = "were tokenized before" if summary.from_cache else f"tokenized in {summary.seconds:.1f} s"
-    split = "its own validation split" if summary.own_validation else "a tenth of the documents held out"
-    return [
-        f"Data: {space.fixed['dataset']}, {_count(summary.documents, 'document')}, {summary.tokens:,} tokens, {how} "
-        f"({summary.tokens_per_second:,.0f} tokens/s); {split}",
-        f"Windows: {_window_text(space)}; {summary.train_windows:,} to train on, {summary.validation_windows:,} to "
-        f"validate on ({_validated(space, summary.validation_windows):,} used)",
-        f"Dropped: {_count(summary.dropped_documents, 'document')} too short for a window, and with the ends of others "
-        f"{summary.dropped_tokens:,} tokens ({_percent(summary.dropped_tokens, summary.tokens)})",
-    ]
-
-
-def _validated(space: Space, windows: int) -> int:
-    loops = space.fixed["max_val_loops"]
-    return windows if loops is None else min(windows, loops * space.fixed["val_batch_size"])
-
-
-def _percent(part: int, whole: int) -> str:
-    return f"{100 * part / max(1, whole):.0f} %"
-
-
-def _window_text(space: Space) -> str:
-    window = space.window
-    if space.fixed["rmb_only"]:
-        return f"{window.target_len} tokens, context and target at once"
-    return f"{window.context_len} + {window.target_len} tokens, context and target"
-
-
-def describe_epoch(space: Space, train_windows: int) -> list[str]:
-    """Windows and tokens that one epoch of training reads, and how often a whole trial reads each window."""
-    lows, highs = ([pick(name) for name in _EPOCH_SETTINGS] for pick in (space.smallest, space.largest))
-    low, high = (_tokens_per_epoch(space, *values) for values in (lows, highs))
-    windows = _between(lows[0] * lows[1], highs[0] * highs[1])
-    passes = highs[0] * highs[1] * space.max_epochs / train_windows
-    loops, batch_size = _range(space, "n_train_loops"), _range(space, "batch_size")
-    return [
-        f"An epoch: {loops} loops of {batch_size} windows: {windows} windows, {_between(low, high)} tokens; "
-        f"a whole trial reads each window {_times(passes)}"
-    ]
-
-
-def _times(passes: float) -> str:
-    return f"{passes:,.1f} times" if passes >= 0.1 else "at most once"
-
-
-_EPOCH_SETTINGS = ("n_train_loops", "batch_size", "cmp_len", "seq_len")
-
-
-def _tokens_per_epoch(space: Space, loops: int, batch_size: int, cmp_len: int, seq_len: int) -> int:
-    """Context and target tokens; with `rmb_only` the text is both and counts once."""
-    return loops * batch_size * (seq_len if space.fixed["rmb_only"] else cmp_len + seq_len)
-
-
-def _range(space: Space, name: str) -> str:
-    return _between(space.smallest(name), space.largest(name))
-
-
-def _between(low: int, high: int) -> str:
-    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
-
-
-def describe_results(space: Space, *, fresh: bool) -> list[str]:
+def _describe_results(space: Space, *, fresh: bool) -> list[str]:
     """Where everything goes, and what becomes of a search that is there already.
 
     Raises:
@@ -237,6 +108,4 @@ def describe_results(space: Space, *, fresh: bool) -> list[str]:
     differences = space.differences(Space.from_dict(history.sessions[0].event["space"]))
     advice = ["it holds another search; start over with --fresh, or use another exp_name"] if differences else []
     require([Problem(str(folder.path), None, None, line) for line in (*differences, *advice)])
-    return [
-        f"Results: {folder.path} (goes on with the search that is there, of {_count(len(history.trials), 'trial')})"
-    ]
+    return [f"Results: {folder.path} (goes on with the search that is there, of {count(len(history.trials), 'trial')})"]

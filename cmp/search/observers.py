@@ -16,8 +16,9 @@ from cmp.report.tensorboard import TensorBoardWriter, is_available
 from cmp.results.folder import ResultsFolder
 from cmp.results.history import History
 from cmp.results.journal import Event, read_events
-from cmp.search.ledger import Ledger
-from cmp.search.metrics import RayMetrics
+from cmp.search.decide.ledger import Ledger
+from cmp.search.engine.metrics import RayMetrics
+from cmp.search.engine.trackers import tracker_callbacks
 from cmp.space.errors import UserError
 from cmp.space.space import Space
 
@@ -113,30 +114,3 @@ def require_tracker(space: Space) -> None:
     if tracker is not None and importlib.util.find_spec(tracker) is None:
         remedy = f"pip install {TRACKER_PACKAGES[tracker]}, or remove this line"
         raise UserError("search.tracker", f"{tracker} is not installed; {remedy}")
-
-
-def tracker_callbacks(space: Space, folder: ResultsFolder) -> list[Any]:
-    """Ray Tune's own integration of the tracker that the space names.
-
-    Weights & Biases takes its mode and key from the environment (WANDB_MODE=offline writes to the results folder);
-    MLflow goes to MLFLOW_TRACKING_URI, or to a database in the results folder.
-    """
-    if space.search.tracker == "wandb":
-        from ray.air.integrations.wandb import WandbLoggerCallback
-
-        return [WandbLoggerCallback(project=space.name, dir=str(folder.path.absolute()), excludes=_NOT_METRICS)]
-    if space.search.tracker == "mlflow":
-        return [_mlflow(space, folder)]
-    return []
-
-
-def _mlflow(space: Space, folder: ResultsFolder) -> Any:
-    import os
-
-    from ray.air.integrations.mlflow import MLflowLoggerCallback
-
-    address = os.environ.get("MLFLOW_TRACKING_URI", f"sqlite:///{folder.path.absolute()}/mlflow.db")
-    return MLflowLoggerCallback(tracking_uri=address, experiment_name=space.name)
-
-
-_NOT_METRICS = ["event", "node", "pid", "job"]

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from cmp.search.messages import say
 from cmp.search.model_check import checked_model_facts
+from cmp.search.terminal.messages import say
 from cmp.space.space import Space
 
 if TYPE_CHECKING:

@@ -9,22 +9,20 @@ from rich.console import Console
 
 from cmp.files import is_disk_full
 from cmp.results.folder import ResultsFolder
-from cmp.search import messages
-from cmp.search.cluster import Cluster, RayLostError, connected, require_reachable, set_environment
-from cmp.search.display import Display
-from cmp.search.footprint import Plan, plan_search
-from cmp.search.ledger import Ledger, Suggested
+from cmp.search.decide.ledger import Ledger, Suggested
+from cmp.search.engine.cluster import Cluster, RayLostError, connected, require_reachable, set_environment
+from cmp.search.engine.footprint import Plan, plan_search
 from cmp.search.preparation import Preparation, prepare
-from cmp.search.signals import EXIT_INTERRUPTED, InterruptedEarlyError, Interruption
+from cmp.search.terminal import messages
+from cmp.search.terminal.display import Display
+from cmp.search.terminal.signals import InterruptedEarlyError, Interruption
 from cmp.space.checks import check_against_cluster
-from cmp.space.errors import UserError, require
+from cmp.space.errors import EXIT_FINISHED, EXIT_INTERRUPTED, EXIT_NO_SUCCESS, UserError, require
 from cmp.space.space import Space
 
 if TYPE_CHECKING:
-    from cmp.search.actor import TrialJob
+    from cmp.search.engine.job import TrialJob
 
-EXIT_FINISHED = 0
-EXIT_NO_SUCCESS = 1
 UNCUT_COLUMNS = 10_000
 
 # How often a Ray that was started here is started again when one of its own processes dies before any epoch is done.
@@ -148,8 +146,8 @@ class _Search:
 
     def _run_trials(self, ledger: Ledger, plan: Plan, cluster: Cluster, interruption: Interruption) -> None:
         from cmp.search.closing import write_examples_of_best
+        from cmp.search.engine.tuner import Desk, run_tune
         from cmp.search.observers import observers
-        from cmp.search.tuner import Desk, run_tune
 
         display = Display(self.space, ledger.history, self.console, max_concurrent=plan.max_concurrent)
 
@@ -197,7 +195,7 @@ class _JobFactory:
     plan: Plan
 
     def __call__(self, suggested: Suggested) -> "TrialJob":
-        from cmp.search.actor import TrialJob
+        from cmp.search.engine.job import TrialJob
         from cmp.train.session import TrialPlan
 
         return TrialJob(

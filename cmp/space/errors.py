@@ -6,6 +6,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+# Exit codes of every command.
+EXIT_FINISHED = 0
+EXIT_NO_SUCCESS = 1
+EXIT_WRONG_INPUT = 2
+EXIT_INTERRUPTED = 130
+
 
 class UserError(Exception):
     """Something the user can put right: a setting, a file, a missing package.

@@ -9,7 +9,6 @@ from typing import Any
 
 from cmp.space.domains import Choice, Domain, Int, LogInt, domain_from_plain
 from cmp.space.errors import Problem
-from cmp.space.layers import ModelFacts
 from cmp.space.rules import show
 from cmp.space.settings import RULES, SECTIONS, ResourceSettings, SearchSettings, TrialSettings, Window
 
@@ -163,12 +162,6 @@ class Space:
             for name in {**mine, **theirs}
             if mine.get(name) != theirs.get(name)
         ]
-
-    def rehearsal(self, facts: ModelFacts | None = None, gpus: float | None = None) -> "Space":
-        """The same space in miniature, for `--test`: see `rehearsal.rehearse`."""
-        from cmp.space.rehearsal import rehearse
-
-        return rehearse(self, facts, gpus)
 
     def problem(self, setting: str, message: str) -> Problem:
         """A problem with `setting`, at the place where it was written."""

@@ -1,6 +1,6 @@
 """Scores of a saved compressor and its bounds, position by position and window by window.
 
-Called by `cmp.evaluate` and `examples`. Training itself needs means only: see `evaluation`.
+Called by `cmp evaluate` and `examples`. Training itself needs means only: see `evaluation`.
 
 Shape suffixes: `B` batch, `S` target, `C` context.
 """

@@ -36,7 +36,7 @@ class Curves(Protocol):
 
 @dataclass(frozen=True)
 class FormulaCurves:
-    """Made up after what compressors showed (prior-work.md): a power law in the epochs towards a final loss.
+    """Made up after what compressors showed: a power law in the epochs towards a final loss.
 
     The best learning rate depends on how much is trained; a low one learns slowly, so that curves cross; too high a
     one is noisy and ends badly. Trials differ by a seeded noise of 0.01 nats, reports by 0.003.

@@ -29,7 +29,7 @@ from filelock import FileLock
 
 from cmp.files import write_json
 from cmp.results.folder import ResultsFolder
-from cmp.search.ledger import Ledger
+from cmp.search.decide.ledger import Ledger
 from cmp.space.domains import Choice, Domain
 from cmp.space.loading import load_space
 from cmp.space.settings import SearchSettings
@@ -188,7 +188,7 @@ def _share(value: float) -> str:
 
 
 def _grid_values(domain: Domain) -> list[Any]:
-    from cmp.search.sampler import value_at
+    from cmp.search.decide.sampler import value_at
 
     if isinstance(domain, Choice):
         return list(domain.values)

@@ -32,7 +32,7 @@ from pathlib import Path
 
 from cmp.results import agreement
 from cmp.results.folder import ResultsFolder
-from cmp.search.ledger import Ledger, Suggested
+from cmp.search.decide.ledger import Ledger, Suggested
 from cmp.space.settings import SearchSettings
 from cmp.space.space import Space
 from cmp.train.session import TrialOutcome

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from cmp.commands.report import main
 from cmp.report import text
-from cmp.report.__main__ import main
 from cmp.report.example_cards import marked_differences
 from cmp.report.page import write_page
 from cmp.results.examples import load_examples, pick, save_examples
@@ -132,7 +132,7 @@ def test_the_command_rebuilds_the_page_from_the_journal_alone(results: Callable[
     folder = results("typical")
     (folder / "best" / "examples.json").unlink()
 
-    command = [sys.executable, "-m", "cmp.report", str(folder)]
+    command = [sys.executable, "-m", "cmp", "report", str(folder)]
     printed = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
 
     assert printed.stdout.strip() == str(folder / "report.html")

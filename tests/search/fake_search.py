@@ -1,6 +1,6 @@
 """A search without training: losses are a formula of settings and epoch, trials are a few numbers in memory.
 
-Drives the real ledger the way `search.tuner` does, in an order that a seed decides, and can be cut off anywhere.
+Drives the real ledger the way `engine.tuner` does, in an order that a seed decides, and can be cut off anywhere.
 """
 
 import math
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cmp.results.folder import ResultsFolder
-from cmp.search.ledger import Ledger, Suggested
+from cmp.search.decide.ledger import Ledger, Suggested
 from cmp.space.space import Space
 from cmp.train.session import TrialOutcome
 

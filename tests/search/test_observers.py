@@ -8,7 +8,7 @@ import pytest
 
 from cmp.results.folder import ResultsFolder
 from cmp.search import observers
-from cmp.search.ledger import Ledger
+from cmp.search.decide.ledger import Ledger
 from cmp.search.observers import Scribe, require_tracker, tracker_callbacks
 from cmp.space.errors import UserError
 from cmp.space.space import Space

@@ -9,9 +9,9 @@ from rich.console import Console
 
 from cmp.results.folder import ResultsFolder
 from cmp.search import run
-from cmp.search.cluster import RayLostError, connected
-from cmp.search.ledger import Ledger
-from cmp.search.signals import Interruption
+from cmp.search.decide.ledger import Ledger
+from cmp.search.engine.cluster import RayLostError, connected
+from cmp.search.terminal.signals import Interruption
 from cmp.space.errors import UserError
 from tests.search.fake_search import make_space
 

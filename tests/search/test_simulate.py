@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from cmp.results.folder import ResultsFolder
-from cmp.search.ledger import Ledger
+from cmp.search.decide.ledger import Ledger
 from cmp.space.settings import SearchSettings
 from cmp.train.session import TrialOutcome
 from tests.benchmarks.curves import FormulaCurves, InterpolatedCurves, RecordedCurves, place

@@ -8,6 +8,7 @@ import pytest
 from cmp.space.errors import SpaceError
 from cmp.space.loading import load_space
 from cmp.space.reference import settings_table
+from cmp.space.rehearsal import rehearse
 from cmp.space.settings import RULES
 
 SPACES = sorted((Path(__file__).parents[2] / "spaces").glob("*.yaml"))
@@ -48,7 +49,7 @@ def test_a_damaged_file_is_a_space_or_a_list_of_problems(seed: int, tmp_path: Pa
         assert settings.n_cmps <= settings.context_len
         assert space.search.grace_period <= settings.n_epochs
         assert settings.n_grad_loops <= settings.n_train_loops * settings.n_epochs
-    assert space.rehearsal().search.num_samples <= 2
+    assert rehearse(space).search.num_samples <= 2
 
 
 def test_the_table_for_the_readme_has_a_row_for_every_setting() -> None:

@@ -9,6 +9,7 @@ import yaml
 
 from cmp.space.layers import ModelFacts, resolve_layer
 from cmp.space.loading import load_space
+from cmp.space.rehearsal import rehearse
 from cmp.space.settings import RULES, ResourceSettings, SearchSettings, TrialSettings, Window
 from cmp.space.space import Space
 
@@ -92,7 +93,7 @@ def test_the_prototypes_published_setting_is_inside_the_bloom_space() -> None:
 
 
 def test_a_rehearsal_is_the_same_space_in_miniature(shipped: Space) -> None:
-    small = shipped.rehearsal(TINY)
+    small = rehearse(shipped, TINY)
 
     assert small.name == f"{shipped.name}-test"
     assert small.fixed["model_string"] == (shipped.fixed["testing"] or "pydoc-tiny")
@@ -108,16 +109,16 @@ def test_a_rehearsal_is_the_same_space_in_miniature(shipped: Space) -> None:
 
 
 def test_a_rehearsal_without_facts_keeps_to_layers_that_every_model_has(shipped: Space) -> None:
-    assert set(shipped.rehearsal().values("cmp_layer")) <= {"half", 1, -1}
+    assert set(rehearse(shipped).values("cmp_layer")) <= {"half", 1, -1}
 
 
 def test_a_rehearsal_without_gpus_runs_its_workers_on_cpus(load: Load) -> None:
     space = load("multi_gpu: true\nresources: {gpus_per_worker: 2}\n")
 
-    small = space.rehearsal(TINY, gpus=0)
+    small = rehearse(space, TINY, gpus=0)
 
     assert (small.fixed["multi_gpu"], small.resources) == (False, ResourceSettings(workers=2))
-    assert space.rehearsal(TINY, gpus=8).resources == space.resources
+    assert rehearse(space, TINY, gpus=8).resources == space.resources
     assert small.fixed["batch_size"] % 2 == 0
 
 

@@ -20,7 +20,7 @@ NOT_RUN = {
     "ray start": "a cluster is in test_cluster",
     "python -m tests.": "benchmarks and the long run of crashes are run by hand",
     "pip install tensorboard": "a server; what it reads is in tests/report",
-    "pip install optuna-dashboard": "a server; what it reads is in tests/search/test_views",
+    "pip install optuna-dashboard": "a server; what it reads is in tests/search/decide/test_views",
 }
 
 

@@ -84,7 +84,7 @@ def install(point: str, trigger: Trigger) -> None:
     elif point == "during-trial-best":
         on_rename("rename", r"/trials/\d+/best$", trigger, when="before")
     elif point == "before-report":
-        from cmp.search.ray_session import RaySession
+        from cmp.search.engine.ray_session import RaySession
 
         around(RaySession, "report", before=lambda *args: trigger.reached())
     elif when == "torn":
@@ -148,7 +148,7 @@ def run_trial(plan: Any, session: Any) -> Any:
             install(os.environ["CRASH_POINT"], _trigger())
         around(trial, "train_epoch", before=note_first_loop)
         if "CRASH_SENT" in os.environ:
-            from cmp.search.ray_session import RaySession
+            from cmp.search.engine.ray_session import RaySession
 
             around(RaySession, "report", before=note_report)
     return trial.run_trial(plan, session)

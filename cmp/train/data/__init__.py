@@ -1,6 +1,6 @@
 """Text to batches: read documents, tokenize them once, cut them into windows that match across trials.
 
-`prepare_data` is called once by the search before any trial; `open_data` by every trial (and by `cmp.evaluate`).
+`prepare_data` is called once by the search before any trial; `open_data` by every trial (and by `cmp evaluate`).
 """
 
 from cmp.train.data.errors import DataError

@@ -1,0 +1,1 @@
+"""`python -m cmp COMMAND`: what a person does with a search or a compressor, one module a command."""

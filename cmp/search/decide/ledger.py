@@ -1,0 +1,362 @@
+"""The one place where a search decides: which trial next, which to stop, when it is over. No ray here.
+
+Every decision is a pure function of the space and the journal, and every event is in the journal before it has any
+effect. So a ledger opened on the journal of a search that was killed anywhere goes on as that search would have.
+`engine.tuner` adapts it to Ray Tune; tests and the simulation drive it directly.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, is_dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from cmp.results.folder import ResultsFolder
+from cmp.results.history import History, TrialRecord, is_finite
+from cmp.results.journal import Event, Journal, JournalError, plain
+from cmp.search.decide.asha import Asha, Decision
+from cmp.search.decide.identity import refuse_another_search, refuse_other_facts, session_event, write_space
+from cmp.search.decide.sampler import max_trials, suggest
+from cmp.search.decide.views import FolderViews
+from cmp.space.settings import TrialSettings
+from cmp.space.space import Space
+
+if TYPE_CHECKING:
+    from cmp.train.session import EpochReport, TrialOutcome
+
+logger = logging.getLogger(__name__)
+
+Listener = Callable[[Event], None]
+_MAX_RELEASES = 3
+
+
+@dataclass(frozen=True)
+class Suggested:
+    """A trial to put to work now.
+
+    Args:
+        number: its number, counted from 0.
+        settings: the searched settings only, as journalled.
+        trial_settings: all settings.
+        folder: where it keeps checkpoints, best weights and its log.
+        attempt: 1 the first time it is put to work.
+        epoch: epochs that the journal already has; its reports up to there will be dropped as repeats.
+    """
+
+    number: int
+    settings: dict[str, Any]
+    trial_settings: TrialSettings
+    folder: Path
+    attempt: int
+    epoch: int
+
+
+class Ledger:
+    """Opens a results folder, replays its journal, and goes on from there. The caller holds the folder's lock.
+
+    Args:
+        space: what to search; only the budget, the concurrency and the resources may differ from earlier sessions.
+        folder: the results folder.
+        clock: unix seconds; replaced in simulations.
+        views: keep optuna.log, the tables and best/ up to date.
+
+    Raises:
+        SpaceError: the folder holds another search; every difference is listed.
+        JournalError: the journal is corrupt or cannot be written.
+    """
+
+    def __init__(
+        self, space: Space, folder: ResultsFolder, clock: Callable[[], float] = time.time, *, views: bool = True
+    ) -> None:
+        self.space = space
+        self.folder = folder
+        self.history = History()
+        self._clock = clock
+        self._lock = threading.RLock()
+        self._listeners: list[Listener] = []
+        self._issued: set[int] = set()
+        self._releases: dict[int, int] = {}
+        self._settings: dict[int, TrialSettings] = {}
+        self._due_stops: dict[int, tuple[int, Decision]] = {}
+        self._begun = False
+        self._interrupting = False
+        search = space.search
+        self._asha = Asha(
+            space.rungs, space.max_epochs, reduction_factor=search.reduction_factor, min_peers=search.min_peers
+        )
+        self._journal = Journal(folder.journal)
+        refuse_another_search(self.folder, self._journal.events, self.space)
+        self._replay()
+        self._views = FolderViews(space, folder, clock) if views else None
+
+    @property
+    def resumes(self) -> bool:
+        """True when an earlier session left a history here."""
+        return bool(self.history.trials)
+
+    @property
+    def exhausted(self) -> bool:
+        """True when `next_trial` has nothing to give: all trials were issued, or the time is up, or we are leaving."""
+        with self._lock:
+            if self._interrupting or self.time_is_up():
+                return True
+            waiting = any(trial.number not in self._issued for trial in self.history.unfinished())
+            return not waiting and len(self.history.trials) >= max_trials(self.space)
+
+    @property
+    def seconds(self) -> float:
+        """Time spent searching, over all sessions up to now; the time between sessions does not count."""
+        sessions = self.history.sessions
+        if not self._begun:
+            return self.history.seconds
+        return sum(session.seconds for session in sessions[:-1]) + self._clock() - sessions[-1].started
+
+    def time_is_up(self) -> bool:
+        """True when the time budget, counted over all sessions, is spent.
+
+        Then no trial is issued any more and running ones leave after their next report. They stay unfinished: a larger
+        budget continues them.
+        """
+        budget = self.space.search.time_budget_seconds
+        return budget is not None and self.seconds >= budget
+
+    def subscribe(self, listener: Listener) -> None:
+        """Call `listener(event)` after each event; what it raises is logged and costs the search nothing."""
+        self._listeners.append(listener)
+
+    def unsubscribe(self, listener: Listener) -> None:
+        """Call it no more."""
+        self._listeners.remove(listener)
+
+    @property
+    def begun(self) -> bool:
+        """True once this session is in the journal."""
+        return self._begun
+
+    def begin(
+        self,
+        *,
+        resources: Mapping[str, Any] | None = None,
+        facts: Mapping[str, str] | None = None,
+        data: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Open a session: journal the start and complete what the last session left half done. Called once.
+
+        Args:
+            resources: what a trial occupies and how many run at once, for the record.
+            facts: fingerprints of things the settings only name, like the data and the backbone; they must be
+                those of the earlier sessions.
+            data: counts of the data set, for the record.
+
+        Raises:
+            SpaceError: a fact differs.
+        """
+        with self._lock:
+            if self._begun:
+                raise RuntimeError("a ledger begins only one session")
+            refuse_other_facts(self.folder, self.history, facts or {})
+            self._begun = True
+            run = len(self.history.sessions) + 1
+            event = session_event(self.space, run, resources=resources or {}, facts=facts or {}, data=data or {})
+            write_space(self.folder, event)
+            if self._views is not None:
+                self._views.start(self.history, self._journal.events)
+            self._append(event)
+            self._complete_decisions()
+
+    def next_trial(self) -> Suggested | None:
+        """The next trial to put to work: unfinished ones first, in order, then a new one; None when exhausted."""
+        with self._lock:
+            self._begin_if_needed()
+            if self._interrupting or self.time_is_up():
+                return None
+            for trial in self.history.unfinished():
+                if trial.number not in self._issued:
+                    return self._issue(trial)
+            number = len(self.history.trials)
+            if number >= max_trials(self.space):
+                return None
+            sampled = suggest(self.space, number, self.history)
+            self._append({"event": "suggested", "trial": number, "settings": sampled})
+            return self._issue(self.history.trials[number])
+
+    def started(self, number: int, *, node: str | None = None, pid: int | None = None) -> None:
+        """Note that a trial is at work; called for every attempt."""
+        with self._lock:
+            trial = self.history.trials[number]
+            if not trial.has_ended:
+                attempt = len(trial.attempts) + 1
+                self._append({"event": "started", "trial": number, "attempt": attempt, "node": node, "pid": pid})
+
+    def report(self, number: int, report: "EpochReport | Mapping[str, Any]") -> Literal["continue", "stop"]:
+        """Take a trial's report of one epoch; a repeat of an epoch changes nothing.
+
+        Returns:
+            "stop" when the trial must not train on: ASHA ended it, it diverged, it had ended before, or the search is
+            being interrupted or out of time (then it stays unfinished; `history.trials[number].has_ended` tells).
+        """
+        metrics = _as_dict(report)
+        epoch = metrics["epoch"]
+        with self._lock:
+            self._begin_if_needed()
+            trial = self.history.trials[number]
+            if trial.has_ended:
+                return "stop"
+            if not trial.has_reported(epoch):
+                self._append({"event": "reported", "trial": number, "epoch": epoch, "metrics": metrics})
+                self._end_if_due(trial, epoch)
+            if trial.has_ended:
+                return "stop"
+            is_last = epoch >= self.trial_settings(number).n_epochs
+            return "stop" if not is_last and (self._interrupting or self.time_is_up()) else "continue"
+
+    def finish(self, number: int, outcome: "TrialOutcome") -> None:
+        """Take a trial's own account of how it ended. An interrupted one can be issued again; an ended one stays so."""
+        with self._lock:
+            self._begin_if_needed()
+            trial = self.history.trials[number]
+            if not trial.has_ended:
+                self._take_outcome(trial, outcome)
+            self.release(number)
+
+    def died(self, number: int, reason: str) -> None:
+        """Give up a trial whose worker died more often than it may."""
+        with self._lock:
+            self._issued.discard(number)
+            trial = self.history.trials[number]
+            if not trial.has_ended:
+                self._fail(trial, "worker_died", reason)
+
+    def release(self, number: int) -> None:
+        """Take back a trial that could not be put to work or left early; it will be issued again."""
+        with self._lock:
+            self._issued.discard(number)
+            self.history.pause(number)
+
+    def interrupt(self, signal: str) -> None:
+        """Stop issuing trials and note why; reports that still come are taken."""
+        with self._lock:
+            self._begin_if_needed()
+            if not self._interrupting:
+                self._interrupting = True
+                self._append({"event": "interrupted", "signal": signal})
+
+    def complete(self) -> bool:
+        """Close the search if nothing is left to do within its budget; returns whether that is so."""
+        with self._lock:
+            if self.history.completed and self.exhausted:
+                return True
+            self._begin_if_needed()
+            is_over = not self._interrupting and not self._issued and self.exhausted
+            if is_over:
+                self._append({"event": "completed"})
+            return is_over
+
+    def close(self) -> None:
+        """Bring the views up to date and close the journal. A ledger that was not completed left a partial search."""
+        with self._lock:
+            if self._views is not None and self._begun:
+                self._views.finish(self.history)
+            self._journal.close()
+
+    def trial_settings(self, number: int) -> TrialSettings:
+        """All settings of a trial."""
+        if number not in self._settings:
+            self._settings[number] = self.space.trial_settings(self.history.trials[number].settings)
+        return self._settings[number]
+
+    def _issue(self, trial: TrialRecord) -> Suggested:
+        self._issued.add(trial.number)
+        return Suggested(
+            number=trial.number,
+            settings=dict(trial.settings),
+            trial_settings=self.trial_settings(trial.number),
+            folder=self.folder.trial(trial.number),
+            attempt=len(trial.attempts) + 1,
+            epoch=trial.epoch,
+        )
+
+    def _take_outcome(self, trial: TrialRecord, outcome: "TrialOutcome") -> None:
+        if outcome.status == "interrupted":
+            return
+        if outcome.status != "finished":
+            self._fail(trial, outcome.status, outcome.reason or "no reason given")
+        elif self._has_all_reports(trial, outcome.epoch):
+            self._append({"event": "finished", "trial": trial.number, "epoch": outcome.epoch})
+
+    def _append(self, event: Event) -> None:
+        written = self._journal.append({"event": event["event"], "time": self._clock(), **event})
+        self._apply(written)
+        if self._views is not None:
+            self._views.update(written, self.history)
+        for listener in self._listeners:
+            _tell(listener, written)
+
+    def _apply(self, event: Event) -> None:
+        """Everything that an event changes, the same when it happens and when it is replayed."""
+        self.history.apply(event)
+        number = event.get("trial")
+        if event["event"] in ("stopped", "finished", "failed"):
+            self._due_stops.pop(event["trial"], None)
+            self._issued.discard(event["trial"])
+        if event["event"] != "reported" or number is None or not is_finite(event["metrics"].get("val_loss")):
+            return
+        decision = self._asha.record(number, event["epoch"], event["metrics"]["val_loss"])
+        if decision.stop and event["epoch"] < self.trial_settings(number).n_epochs:
+            self._due_stops.setdefault(number, (event["epoch"], decision))
+
+    def _end_if_due(self, trial: TrialRecord, epoch: int) -> None:
+        if not is_finite(trial.reports[-1].get("val_loss")):
+            self._fail(trial, "diverged", f"val_loss is not finite after epoch {epoch}")
+        elif trial.number in self._due_stops:
+            stop_epoch, decision = self._due_stops[trial.number]
+            self._append({"event": "stopped", "trial": trial.number, "epoch": stop_epoch, "rung": decision.rung})
+
+    def _complete_decisions(self) -> None:
+        """Write the ends that follow from the journal but did not reach it."""
+        for trial in self.history.unfinished():
+            if trial.reports:
+                self._end_if_due(trial, trial.epoch)
+            if not trial.has_ended and trial.epoch >= self.trial_settings(trial.number).n_epochs:
+                self._append({"event": "finished", "trial": trial.number, "epoch": trial.epoch})
+
+    def _fail(self, trial: TrialRecord, kind: str, reason: str) -> None:
+        log = (self.folder.trial(trial.number) / "log.txt").relative_to(self.folder.path)
+        failure = {"trial": trial.number, "kind": kind, "reason": reason, "log": str(log), "epoch": trial.epoch}
+        self._append({"event": "failed", **failure})
+
+    def _has_all_reports(self, trial: TrialRecord, epoch: int) -> bool:
+        """False sends the trial back to report again from its checkpoint; after some tries it is given up."""
+        missing = [number for number in range(1, epoch + 1) if not trial.has_reported(number)]
+        if not missing:
+            return True
+        self._releases[trial.number] = self._releases.get(trial.number, 0) + 1
+        logger.warning("trial %d finished, but reports of epochs %s are missing", trial.number, missing)
+        if self._releases[trial.number] > _MAX_RELEASES:
+            self._fail(trial, "failed", f"reports of epochs {missing} were lost")
+        return False
+
+    def _begin_if_needed(self) -> None:
+        if not self._begun:
+            self.begin()
+
+    def _replay(self) -> None:
+        for line, event in enumerate(self._journal.events, start=1):
+            try:
+                self._apply(event)
+            except (KeyError, TypeError, ValueError) as error:
+                message = f"{self.folder.journal}:{line}: does not fit what comes before it: {error!r}"
+                raise JournalError(None, f"{message}; restore the file or start over with --fresh") from error
+
+
+def _as_dict(report: Any) -> dict[str, Any]:
+    return plain(asdict(report) if is_dataclass(report) and not isinstance(report, type) else report)
+
+
+def _tell(listener: Listener, event: Event) -> None:
+    try:
+        listener(event)
+    except Exception:  # a display that breaks must not end a search of days
+        logger.exception("a listener failed on %s", event["event"])

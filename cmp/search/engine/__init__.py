@@ -1,0 +1,1 @@
+"""What drives Ray: machines, processes, messages. The only place for ray."""

@@ -1,0 +1,86 @@
+"""A trial as its process gets it: what to train, what it occupies, where everything is."""
+
+import os
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ray.tune import PlacementGroupFactory
+
+from cmp.search.engine.footprint import Footprint
+
+if TYPE_CHECKING:
+    from cmp.train.session import TrialPlan
+
+# A trial waits this long for the search's answer at a rung, then goes on regardless: a driver that is stopped or
+# slow costs a little work, never a hang.
+ANSWER_TIMEOUT_SECONDS = 5.0
+
+# A driver of several workers computes nothing, but an all-zero request is refused: one byte of memory it is.
+DRIVER_MEMORY_BYTES = 1
+
+
+@dataclass(frozen=True, repr=False)
+class TrialJob:
+    """All that a process needs to run one trial.
+
+    Args:
+        plan: what to train and where its checkpoints are.
+        footprint: what the trial occupies.
+        experiment: the search's name, for people who look at processes.
+        stop_file: asks all trials to checkpoint and leave, as soon as it exists.
+        ray_folder: where Ray Train keeps its own files.
+        rungs: epochs at which the trial waits for the search's answer, because it may be stopped there.
+        directory: where relative paths of the space start.
+        entry: `module:function` that runs a trial.
+    """
+
+    plan: "TrialPlan"
+    footprint: Footprint
+    experiment: str
+    stop_file: Path
+    ray_folder: Path
+    rungs: frozenset[int] = field(default_factory=frozenset)
+    directory: Path | None = None
+    entry: str = "cmp.train.trial:run_trial"
+
+    @property
+    def name(self) -> str:
+        """Experiment and trial, as people write it."""
+        return f"{self.experiment}/{self.plan.number:04d}"
+
+    @property
+    def run_name(self) -> str:
+        """The same as one word: of the Ray Train run, and of the run in a tracker."""
+        return self.name.replace("/", "-")
+
+    def run(self, session: Any) -> Any:
+        """Run the trial in this process, in its session; returns its outcome."""
+        module, function = self.entry.split(":")
+        return getattr(import_module(module), function)(self.plan, session)
+
+    def __repr__(self) -> str:
+        """Trackers show it among the settings."""
+        return self.name
+
+
+def placement(footprint: Footprint) -> PlacementGroupFactory:
+    """The trial's own worker, or next to nothing where Ray Train reserves for its workers."""
+    if footprint.workers > 1:
+        return PlacementGroupFactory([{"memory": DRIVER_MEMORY_BYTES}])
+    return PlacementGroupFactory([worker_resources(footprint)])
+
+
+def worker_resources(footprint: Footprint) -> dict[str, float]:
+    """What one worker asks Ray for."""
+    resources = {"CPU": footprint.cpus_per_worker}
+    if footprint.gpus_per_worker:
+        resources["GPU"] = footprint.gpus_per_worker
+    return resources
+
+
+def enter(directory: Path | None) -> None:
+    """Resolve relative paths as the driver does, where this machine has its directory."""
+    if directory is not None and directory.is_dir():
+        os.chdir(directory)

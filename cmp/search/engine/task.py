@@ -1,0 +1,56 @@
+"""Work for one worker of a trial's size, outside any trial: what a search does when its last trial has ended."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from cmp.search.engine.footprint import Footprint
+from cmp.search.engine.job import enter
+
+LOOK_EVERY_SECONDS = 0.2
+
+
+class TaskError(Exception):
+    """The task failed, or its process did; the text is the last line of the reason."""
+
+
+def run_task(
+    work: Callable[[str], None], footprint: Footprint, *, must_leave: Callable[[], bool], timeout_seconds: float
+) -> bool:
+    """Run `work(device)` where a trial could run, and wait for it.
+
+    Args:
+        work: gets "cuda" or "cpu"; pickled, so a partial of a module's function.
+        footprint: of a trial; one of its workers is used.
+        must_leave: True once the user wants to go; the task is then ended.
+        timeout_seconds: the task is ended after this time.
+
+    Returns:
+        False when it was ended before it was done.
+
+    Raises:
+        TaskError: it failed.
+    """
+    options = {"num_cpus": footprint.cpus_per_worker, "num_gpus": footprint.gpus_per_worker, "max_retries": 0}
+    task = ray.remote(_run).options(**options).remote(work, Path.cwd(), footprint)
+    end = time.monotonic() + timeout_seconds
+    while not ray.wait([task], timeout=LOOK_EVERY_SECONDS)[0]:
+        if must_leave() or time.monotonic() > end:
+            ray.cancel(task, force=True)
+            return False
+    try:
+        ray.get(task)
+    except ray.exceptions.RayError as error:
+        raise TaskError(str(error).strip().splitlines()[-1]) from error
+    return True
+
+
+def _run(work: Any, directory: Path, footprint: Footprint) -> None:
+    import torch
+
+    enter(directory)
+    torch.set_num_threads(max(1, int(footprint.cpus_per_worker)))
+    work("cuda" if footprint.gpus_per_worker else "cpu")

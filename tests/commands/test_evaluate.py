@@ -1,0 +1,154 @@
+"""`python -m cmp evaluate`, called as its users call it."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from cmp import Compressor
+from cmp.commands.evaluate import main as evaluate
+from cmp.model.batch import Batch, TokenScores
+from cmp.model.saving import read_config
+from cmp.train.positions import PositionSums
+from cmp.train.session import TrialPlan
+from tests.train.trained import train_tiny
+
+TASKS: dict[str, dict[str, Any]] = {"both": {"rmb_task": True}, "reconstruct": {"rmb_only": True, "seq_len": 12}}
+
+
+@pytest.fixture(scope="module", params=TASKS)
+def plan(
+    request: pytest.FixtureRequest,
+    tiny_model_folder: Path,
+    tiny_text_file: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> TrialPlan:
+    return train_tiny(tiny_model_folder, tiny_text_file, tmp_path_factory.mktemp("search"), **TASKS[request.param])
+
+
+def scores_of(plan: TrialPlan, tmp_path: Path, *options: str) -> dict[str, Any]:
+    best = str(plan.folder / "best")
+    code = evaluate([best, "--device", "cpu", "--json", str(tmp_path / "scores.json"), *options])
+    assert code == 0
+    return json.loads((tmp_path / "scores.json").read_text())
+
+
+def test_its_own_data_give_the_numbers_that_the_search_reported(plan: TrialPlan, tmp_path: Path) -> None:
+    reported = read_config(plan.folder / "best").origin.metrics
+
+    found = scores_of(plan, tmp_path)
+
+    assert found["windows"] == 12
+    assert found["val_loss"] == found["memory"]["loss"] == pytest.approx(reported["val_loss"], rel=1e-5)
+    assert found["memory"]["accuracy"] == pytest.approx(reported["val_acc"])
+    assert found["memory"]["top5"] == pytest.approx(reported["val_top5"])
+    assert found["no_context"]["loss"] == pytest.approx(reported["no_context_loss"], rel=1e-5)
+    assert found["full_context"]["loss"] == pytest.approx(reported["full_context_loss"], rel=1e-5)
+    if reported["recovered"] is None:
+        assert found["recovered"] is None
+    else:
+        assert found["recovered"] == pytest.approx(reported["recovered"], rel=1e-3)
+    if not plan.settings.rmb_only:
+        assert found["reconstruction"]["loss"] == pytest.approx(reported["val_rmb_loss"], rel=1e-5)
+        assert found["reconstruction"]["accuracy"] == pytest.approx(reported["val_rmb_acc"])
+
+
+def test_losses_by_position_average_to_the_loss(plan: TrialPlan, tmp_path: Path) -> None:
+    found = scores_of(plan, tmp_path)
+
+    for name in ("no_context", "memory", "full_context"):
+        row = found[name]
+        assert len(row["loss_by_position"]) == plan.settings.seq_len
+        assert sum(row["loss_by_position"]) / plan.settings.seq_len == pytest.approx(row["loss"], rel=1e-6)
+        assert row["perplexity"] == pytest.approx(math.exp(row["loss"]))
+        assert row["tokens"] == found["windows"] * plan.settings.seq_len
+
+
+def test_another_text_is_scored_with_windows_as_long_as_needed(plan: TrialPlan, tmp_path: Path) -> None:
+    length = plan.settings.seq_len + (0 if plan.settings.rmb_only else plan.settings.cmp_len)
+    text = "sphinx of black quartz, judge my vow! " * 9
+    (tmp_path / "other.txt").write_text(text)
+    n_tokens = len(Compressor.from_pretrained(plan.folder / "best").tokenizer(text.strip())["input_ids"])
+
+    found = scores_of(plan, tmp_path, "--dataset", str(tmp_path / "other.txt"), "--split", "all")
+
+    assert found["dataset"].endswith("other.txt")
+    assert found["windows"] in (n_tokens // length, (n_tokens + 1) // length)
+
+
+def test_the_amount_can_be_chosen(plan: TrialPlan, tmp_path: Path) -> None:
+    few = scores_of(plan, tmp_path, "--max-loops", "1", "--batch-size", "3")
+    all_held_out = scores_of(plan, tmp_path, "--all-windows")
+    everything = scores_of(plan, tmp_path, "--all-windows", "--split", "all")
+
+    assert few["windows"] == 3
+    assert 12 < all_held_out["windows"] < everything["windows"]
+
+
+def test_the_table_has_every_row_and_fits_80_columns(
+    plan: TrialPlan, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+
+    found = scores_of(plan, tmp_path)
+
+    printed = capsys.readouterr().out
+    for part in ("no context", "the memory", "full context", f"{found['val_loss']:.4f}", "recovered:", "5-8"):
+        assert part in printed
+    assert ("reconstruction" in printed) is not plan.settings.rmb_only
+    tables = [line for line in printed.splitlines() if line.startswith(("│", "┃"))]
+    assert max(map(len, tables)) <= 80
+
+
+def test_json_alone_goes_to_standard_output(plan: TrialPlan, capsys: pytest.CaptureFixture[str]) -> None:
+    assert evaluate([str(plan.folder / "best"), "--device", "cpu", "--json", "-"]) == 0
+
+    assert json.loads(capsys.readouterr().out)["n_cmps"] == 2
+
+
+@pytest.mark.parametrize(
+    ("dataset", "message"),
+    [("missing.txt", "missing.txt"), ("short.txt", "no window left"), ("empty.txt", "empty.txt")],
+)
+def test_unusable_data_are_one_line_and_exit_code_2(
+    plan: TrialPlan,
+    dataset: str,
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("short.txt").write_text("too short")
+    Path("empty.txt").write_text("")
+
+    assert evaluate([str(plan.folder / "best"), "--device", "cpu", "--dataset", dataset]) == 2
+
+    error = capsys.readouterr().err
+    assert message in error
+    assert len(error.splitlines()) == 1
+
+
+def test_positions_without_a_token_have_no_loss() -> None:
+    nll = torch.tensor([[1.0, 2.0, 0.0], [3.0, 0.0, 0.0]])
+    right = torch.tensor([[True, False, False], [False, False, False]])
+    kept = torch.tensor([[True, True, False], [True, False, False]])
+    sums = PositionSums()
+
+    sums.add(TokenScores(nll, right, kept), kept)
+
+    assert sums.by_position() == [2.0, 2.0, None]
+    assert (sums.loss, sums.accuracy, sums.top5_accuracy) == (2.0, pytest.approx(1 / 3), 1.0)
+
+
+def test_a_batch_of_pairs_counts_real_tokens_only() -> None:
+    from cmp.train.positions import RECONSTRUCTION, _kept
+
+    ids, mask = torch.zeros(1, 3, dtype=torch.long), torch.tensor([[False, True, True]])
+    batch = Batch(ids, ids[:, :2], mask, torch.tensor([[True, False]]))
+
+    assert _kept("memory", batch).tolist() == [[True, False]]
+    assert _kept(RECONSTRUCTION, batch).tolist() == [[True, True, False]]

@@ -1,0 +1,303 @@
+"""The ledger goes on after any interruption as the search would have, and decides nothing twice."""
+
+import json
+import os
+import random
+from pathlib import Path
+
+import pytest
+
+from cmp.results.folder import ResultsFolder
+from cmp.results.journal import JournalError, read_events
+from cmp.search.decide.ledger import Ledger
+from cmp.space.errors import SpaceError
+from cmp.train.session import TrialOutcome
+from tests.search.check_journal import trajectory, violations
+from tests.search.fake_search import Clock, KilledError, fake_loss, make_space, run
+
+
+@pytest.fixture(autouse=True)
+def fast_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """These tests cut journals by themselves; waiting for the disk would only make them slow."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+
+
+def journal_of(path: Path) -> Path:
+    return ResultsFolder(path).journal
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_search_cut_after_any_event_ends_like_an_unbroken_one(tmp_path: Path, seed: int) -> None:
+    space = make_space(seed=seed, max_concurrent=1)
+    run(space, tmp_path / "whole")
+    whole = trajectory(journal_of(tmp_path / "whole"))
+    lines = journal_of(tmp_path / "whole").read_bytes().splitlines(keepends=True)
+    assert violations(journal_of(tmp_path / "whole"), ended=True) == []
+
+    for kept in range(len(lines) + 1):
+        journal = journal_of(tmp_path / f"cut-{kept}")
+        journal.parent.mkdir()
+        journal.write_bytes(b"".join(lines[:kept]))
+        run(space, journal.parent)
+        assert violations(journal, ended=True) == [], f"after {kept} events"
+        assert trajectory(journal) == whole, f"after {kept} events"
+
+
+def test_a_search_cut_at_any_byte_of_an_event_ends_like_an_unbroken_one(tmp_path: Path) -> None:
+    space = make_space(num_samples=5, max_concurrent=1)
+    run(space, tmp_path / "whole")
+    whole = trajectory(journal_of(tmp_path / "whole"))
+    content = journal_of(tmp_path / "whole").read_bytes()
+    kinds = [json.loads(line)["event"] for line in content.splitlines()]
+    for kind in ("suggested", "started", "reported", "stopped", "finished", "completed"):
+        last = len(kinds) - 1 - kinds[::-1].index(kind)
+        lines = content.splitlines(keepends=True)
+        start = sum(len(line) for line in lines[:last])
+        for size in range(start, start + len(lines[last]) + 1, 7):
+            journal = journal_of(tmp_path / f"{kind}-{size}")
+            journal.parent.mkdir()
+            journal.write_bytes(content[:size])
+            run(space, journal.parent)
+            assert violations(journal, ended=True) == []
+            assert trajectory(journal) == whole, f"cut at byte {size - start} of {kind}"
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_several_at_once_killed_again_and_again_lose_and_repeat_nothing(tmp_path: Path, seed: int) -> None:
+    space = make_space(num_samples=12, seed=seed)
+    rng = random.Random(seed)
+    journal = journal_of(tmp_path / "killed")
+    for _ in range(1000):
+        try:
+            run(
+                space,
+                tmp_path / "killed",
+                slots=rng.randint(1, 5),
+                seed=rng.random(),
+                kill_after_events=rng.randint(1, 15),
+            )
+            break
+        except KilledError:
+            assert violations(journal) == []
+    assert violations(journal, ended=True) == []
+    for settings, losses, end in trajectory(journal).values():
+        assert end is not None
+        assert losses == {epoch: known(fake_loss(settings, epoch)) for epoch in losses}
+        if end[0] == "finished":
+            assert list(losses) == [1, 2, 3, 4]
+
+
+def known(loss: float) -> float | None:
+    return loss if loss == loss else None
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_same_losses_in_the_same_order_lead_to_the_same_stops(tmp_path: Path, seed: int) -> None:
+    space = make_space(num_samples=12, seed=seed)
+    run(space, tmp_path / "live", slots=4, seed=seed)
+    events = read_events(journal_of(tmp_path / "live"))
+    reports = [event for event in events if event["event"] == "reported"]
+
+    journal = journal_of(tmp_path / "replayed")
+    journal.parent.mkdir()
+    kept = [event for event in events if event["event"] in ("session", "suggested", "started")]
+    journal.write_text("".join(json.dumps(event) + "\n" for event in kept))
+    ledger = Ledger(space, ResultsFolder(journal.parent), Clock(), views=False)
+    for report in reports:
+        ledger.report(report["trial"], report["metrics"])
+    stops = [(event["trial"], event["epoch"]) for event in events if event["event"] == "stopped"]
+    again = [(event["trial"], event["epoch"]) for event in read_events(journal) if event["event"] == "stopped"]
+    assert stops and again == stops
+
+
+def test_a_stop_that_did_not_reach_the_journal_is_made_up_for_before_anything_else(tmp_path: Path) -> None:
+    run(make_space(), tmp_path / "whole", slots=3)
+    lines = journal_of(tmp_path / "whole").read_bytes().splitlines(keepends=True)
+    stop = next(index for index, line in enumerate(lines) if b'"event":"stopped"' in line)
+    journal = journal_of(tmp_path / "cut")
+    journal.parent.mkdir()
+    journal.write_bytes(b"".join(lines[:stop]))
+
+    Ledger(make_space(), ResultsFolder(journal.parent), Clock(), views=False).begin()
+
+    session, stopped = read_events(journal)[-2:]
+    assert session["event"] == "session"
+    assert {**stopped, "time": 0} == {**json.loads(lines[stop]), "time": 0}
+
+
+def test_repeated_reports_change_nothing_and_a_stopped_trial_is_told_to_stop_again(tmp_path: Path) -> None:
+    ledger = Ledger(make_space(min_peers=2), ResultsFolder(tmp_path), Clock(), views=False)
+    first, second = ledger.next_trial(), ledger.next_trial()
+    assert first is not None and second is not None
+    assert ledger.report(first.number, {"epoch": 1, "val_loss": 1.0}) == "continue"
+    assert ledger.report(first.number, {"epoch": 1, "val_loss": 9.0}) == "continue"
+    assert ledger.report(second.number, {"epoch": 1, "val_loss": 2.0}) == "continue"
+    third = ledger.next_trial()
+    assert third is not None
+    assert ledger.report(third.number, {"epoch": 1, "val_loss": 3.0}) == "stop"
+    events = len(read_events(tmp_path / "journal.jsonl"))
+    assert ledger.report(third.number, {"epoch": 1, "val_loss": 3.0}) == "stop"
+    assert ledger.report(third.number, {"epoch": 2, "val_loss": 0.1}) == "stop"
+    ledger.finish(third.number, TrialOutcome("interrupted", 2))
+    assert len(read_events(tmp_path / "journal.jsonl")) == events
+    assert ledger.history.trials[first.number].reports == [{"epoch": 1, "val_loss": 1.0}]
+
+
+def test_a_loss_that_is_not_finite_ends_the_trial_and_enters_neither_rung_nor_study(tmp_path: Path) -> None:
+    ledger = Ledger(make_space(), ResultsFolder(tmp_path), Clock(), views=False)
+    suggested = ledger.next_trial()
+    assert suggested is not None
+    assert ledger.report(0, {"epoch": 1, "val_loss": float("nan")}) == "stop"
+    trial = ledger.history.trials[0]
+    assert (trial.status, trial.kind, trial.val_loss) == ("failed", "diverged", None)
+    assert ledger._asha.losses(1) == {}
+    assert "NaN" not in (tmp_path / "journal.jsonl").read_text()
+
+
+def test_a_trial_that_finishes_without_all_its_reports_is_sent_back_to_report_them(tmp_path: Path) -> None:
+    ledger = Ledger(make_space(n_epochs=3), ResultsFolder(tmp_path), Clock(), views=False)
+    ledger.next_trial()
+    for epoch in (1, 3):
+        ledger.report(0, {"epoch": epoch, "val_loss": 2.0})
+    ledger.finish(0, TrialOutcome("finished", 3))
+    assert not ledger.history.trials[0].has_ended
+
+    again = ledger.next_trial()
+    assert again is not None and again.number == 0
+    for epoch in (1, 2, 3):
+        ledger.report(0, {"epoch": epoch, "val_loss": 2.0})
+    ledger.finish(0, TrialOutcome("finished", 3))
+    assert ledger.history.trials[0].status == "finished"
+    assert sorted(report["epoch"] for report in ledger.history.trials[0].reports) == [1, 2, 3]
+
+
+def test_a_trial_is_not_stopped_at_its_own_last_epoch(tmp_path: Path) -> None:
+    space = make_space(searched={"n_epochs": {"choice": [1, 9]}, "lr": {"uniform": [1e-3, 1e-2]}}, min_peers=1)
+    ledger = Ledger(space, ResultsFolder(tmp_path), Clock(), views=False)
+    answers = {}
+    for _ in range(6):
+        suggested = ledger.next_trial()
+        assert suggested is not None
+        answer = ledger.report(suggested.number, {"epoch": 1, "val_loss": 1.0 + suggested.number})
+        answers.setdefault(suggested.settings["n_epochs"], []).append(answer)
+    assert set(answers[1]) == {"continue"}
+    assert "stop" in answers[9]
+
+
+def test_a_finished_search_can_be_extended_and_ends_like_one_that_was_longer_from_the_start(tmp_path: Path) -> None:
+    run(make_space(num_samples=10, max_concurrent=1), tmp_path / "long")
+    run(make_space(num_samples=5, max_concurrent=1), tmp_path / "short")
+    done = run(make_space(num_samples=5, max_concurrent=2, time_budget_seconds=1e6), tmp_path / "short")
+    assert len(done.history.trials) == 5
+    run(make_space(num_samples=10, max_concurrent=1), tmp_path / "short")
+    assert violations(journal_of(tmp_path / "short"), ended=True) == []
+    assert trajectory(journal_of(tmp_path / "short")) == trajectory(journal_of(tmp_path / "long"))
+
+
+def test_a_changed_setting_domain_or_fact_is_refused_with_the_differences(tmp_path: Path) -> None:
+    run(make_space(), tmp_path)
+    other = make_space(searched={"lr": {"loguniform": [1e-3, 1e-1]}}, n_epochs=5, seed=1)
+    with pytest.raises(SpaceError) as refusal:
+        Ledger(other, ResultsFolder(tmp_path))
+    for word in ("lr: ", "n_cmps: ", "n_epochs: 5 now, 4 before", "search.seed: 1 now, 0 before", "--fresh"):
+        assert word in str(refusal.value)
+
+    facts_folder = tmp_path / "facts"
+    first = Ledger(make_space(), ResultsFolder(facts_folder), views=False)
+    first.begin(facts={"data": "aaa", "model": "m1"})
+    first.next_trial()
+    second = Ledger(make_space(), ResultsFolder(facts_folder), views=False)
+    with pytest.raises(SpaceError, match="data: bbb now, aaa before"):
+        second.begin(facts={"data": "bbb", "model": "m1"})
+
+
+def test_the_time_budget_counts_all_sessions_and_a_larger_one_goes_on(tmp_path: Path) -> None:
+    def search(budget: float, clock: Clock) -> Ledger:
+        space = make_space(num_samples=4, time_budget_seconds=budget)
+        ledger = Ledger(space, ResultsFolder(tmp_path), clock, views=False)
+        while (suggested := ledger.next_trial()) is not None:
+            ledger.started(suggested.number)
+            for epoch in range(1, 5):
+                clock.now += 10
+                if ledger.report(suggested.number, {"epoch": epoch, "val_loss": 2.0}) == "stop":
+                    ledger.finish(suggested.number, TrialOutcome("interrupted", epoch))
+                    break
+            else:
+                ledger.finish(suggested.number, TrialOutcome("finished", 4))
+        ledger.complete()
+        ledger.close()
+        return ledger
+
+    short = search(55, Clock())
+    assert [trial.epoch for trial in short.history.trials.values()] == [4, 2]
+    assert short.history.completed
+    unchanged = search(55, Clock(2_000_000.0))
+    assert [trial.epoch for trial in unchanged.history.trials.values()] == [4, 2]
+    longer = search(500, Clock(3_000_000.0))
+    assert [trial.epoch for trial in longer.history.trials.values()] == [4, 4, 4, 4]
+    assert violations(journal_of(tmp_path), ended=True) == []
+
+
+def test_after_an_interruption_reports_are_still_taken_but_no_trial_is_issued(tmp_path: Path) -> None:
+    ledger = Ledger(make_space(), ResultsFolder(tmp_path), Clock(), views=False)
+    ledger.next_trial()
+    ledger.started(0)
+    ledger.interrupt("SIGINT")
+    assert ledger.next_trial() is None
+    assert ledger.report(0, {"epoch": 1, "val_loss": 2.0}) == "stop"
+    ledger.finish(0, TrialOutcome("interrupted", 1))
+    assert ledger.history.trials[0].status == "interrupted"
+    assert not ledger.complete()
+    ledger.close()
+    again = Ledger(make_space(), ResultsFolder(tmp_path), Clock(), views=False)
+    assert again.history.interrupted_by == "SIGINT"
+    resumed = again.next_trial()
+    assert resumed is not None and (resumed.number, resumed.epoch, resumed.attempt) == (0, 1, 2)
+
+
+def test_a_listener_that_breaks_costs_the_search_nothing(tmp_path: Path) -> None:
+    ledger = Ledger(make_space(), ResultsFolder(tmp_path), Clock(), views=False)
+    seen = []
+    ledger.subscribe(lambda event: 1 / 0)
+    ledger.subscribe(lambda event: seen.append(event["event"]))
+    ledger.next_trial()
+    assert seen == ["session", "suggested"]
+
+
+def test_a_space_with_nothing_to_search_is_one_trial(tmp_path: Path) -> None:
+    ledger = run(make_space(searched={}), tmp_path)
+    assert [trial.status for trial in ledger.history.trials.values()] == ["finished"]
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        {"event": "reported", "time": 1.0, "trial": 99, "epoch": 1, "metrics": {}},
+        {"event": "suggested", "time": 1.0, "trial": 0},
+        {"event": "finished", "trial": 0},
+    ],
+    ids=["unknown trial", "no settings", "no time"],
+)
+def test_an_event_that_does_not_fit_is_an_error_that_names_its_line(tmp_path: Path, event: dict[str, object]) -> None:
+    run(make_space(num_samples=1), tmp_path)
+    lines = journal_of(tmp_path).read_text().splitlines()
+    journal_of(tmp_path).write_text("\n".join([*lines[:2], json.dumps(event), *lines[2:]]) + "\n")
+    with pytest.raises(JournalError, match=r"journal\.jsonl:3: does not fit"):
+        Ledger(make_space(num_samples=1), ResultsFolder(tmp_path), views=False)
+
+
+def test_a_journal_of_an_unknown_version_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    run(make_space(num_samples=1), tmp_path)
+    text = journal_of(tmp_path).read_text()
+    journal_of(tmp_path).write_text(text.replace('"startup_trials"', '"warm_up"'))
+    with pytest.raises(JournalError, match="a version that this one cannot continue"):
+        Ledger(make_space(num_samples=1), ResultsFolder(tmp_path), views=False)
+
+
+def test_opening_a_finished_search_changes_nothing(tmp_path: Path) -> None:
+    run(make_space(), tmp_path)
+    before = journal_of(tmp_path).read_bytes()
+    ledger = Ledger(make_space(), ResultsFolder(tmp_path), Clock())
+    assert ledger.exhausted and ledger.complete()
+    ledger.close()
+    assert journal_of(tmp_path).read_bytes() == before

@@ -1,0 +1,176 @@
+"""optuna.log, the tables and best/ follow the journal, and cannot hurt the search."""
+
+import io
+import json
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
+
+from cmp.results.best import read_note
+from cmp.results.folder import ResultsFolder
+from cmp.results.history import History
+from cmp.results.journal import read_events
+from cmp.search.decide.ledger import Ledger
+from cmp.train.session import TrialOutcome
+from tests.search.fake_search import Clock, KilledError, make_space, run
+
+STATES = {"finished": TrialState.COMPLETE, "stopped": TrialState.PRUNED, "failed": TrialState.FAIL}
+
+
+@pytest.fixture(autouse=True)
+def fast_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+
+
+def load_study(path: Path) -> optuna.Study:
+    storage = JournalStorage(JournalFileBackend(str(path / "optuna.log")))
+    return optuna.load_study(study_name=path.name, storage=storage)
+
+
+def assert_study_shows_journal(path: Path) -> None:
+    history = History.from_events(read_events(path / "journal.jsonl"))
+    study = load_study(path)
+    assert len(study.trials) == len(history.trials)
+    for shown in study.trials:
+        trial = history.trials[shown.number]
+        assert shown.params == trial.settings
+        assert shown.state == STATES.get(trial.status, TrialState.RUNNING)
+        finite = {report["epoch"]: report["val_loss"] for report in trial.reports if report["val_loss"] is not None}
+        assert shown.intermediate_values == finite
+        if trial.status == "finished":
+            assert shown.value == trial.val_loss
+        elif trial.status == "stopped":
+            assert shown.value == trial.reports[-1]["val_loss"]
+        elif trial.status == "failed":
+            assert shown.user_attrs["reason"] == f"{trial.kind}: {trial.reason}"
+        if trial.has_ended:
+            assert shown.datetime_complete is not None
+            assert shown.datetime_complete.timestamp() == pytest.approx(trial.ended, abs=1e-5)
+
+
+@pytest.mark.parametrize("seed", [0, 3])
+def test_optuna_log_shows_the_states_and_values_of_the_journal(tmp_path: Path, seed: int) -> None:
+    run(make_space(num_samples=12, seed=seed), tmp_path / "x", slots=3, views=True)
+    assert_study_shows_journal(tmp_path / "x")
+
+
+def test_optuna_log_shows_the_journal_at_every_moment_and_only_ever_grows(tmp_path: Path) -> None:
+    shown = b""
+    for _ in range(1000):
+        try:
+            run(make_space(num_samples=6), tmp_path / "x", slots=2, kill_after_events=9, views=True)
+            break
+        except KilledError:
+            Ledger(make_space(num_samples=6), ResultsFolder(tmp_path / "x"), Clock()).begin()
+            assert_study_shows_journal(tmp_path / "x")
+            now = (tmp_path / "x" / "optuna.log").read_bytes()
+            assert now.startswith(shown), "a dashboard that has the file open would be lost"
+            shown = now
+    assert len(load_study(tmp_path / "x").trials) == 6
+
+
+def test_optuna_dashboard_serves_the_log(tmp_path: Path) -> None:
+    dashboard = pytest.importorskip("optuna_dashboard", reason="optuna-dashboard is not installed")
+    run(make_space(num_samples=6), tmp_path / "x", views=True)
+    app = dashboard.wsgi(JournalStorage(JournalFileBackend(str(tmp_path / "x" / "optuna.log"))))
+    statuses: list[str] = []
+    request = {"REQUEST_METHOD": "GET", "SERVER_NAME": "h", "SERVER_PORT": "80", "wsgi.url_scheme": "http"}
+    errors = io.StringIO()
+
+    def get(path: str) -> dict[str, Any]:
+        environment = {**request, "PATH_INFO": path, "wsgi.input": io.BytesIO(), "wsgi.errors": errors}
+        return json.loads(b"".join(app(environment, lambda status, headers, *rest: statuses.append(status))))
+
+    assert get("/api/studies")["study_summaries"][0]["study_name"] == "x"
+    trials = get("/api/studies/0")["trials"]
+    assert statuses == ["200 OK", "200 OK"]
+    shown = [trial["state"] for trial in trials]
+    history = History.from_events(read_events(tmp_path / "x" / "journal.jsonl"))
+    names = {"finished": "Complete", "stopped": "Pruned", "failed": "Fail"}
+    assert shown == [names[trial.status] for trial in history.trials.values()]
+
+
+def test_a_view_that_cannot_be_written_is_reported_and_written_later(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "x"
+    (path / "optuna.log").mkdir(parents=True)
+    (path / "trials.csv").mkdir()
+    clock = Clock()
+    ledger = Ledger(make_space(), ResultsFolder(path), clock)
+    with caplog.at_level(logging.WARNING):
+        ledger.next_trial()
+    assert any(
+        "optuna.log could not be written, the search goes on" in record.getMessage() for record in caplog.records
+    )
+    (path / "optuna.log").rmdir()
+    (path / "trials.csv").rmdir()
+    clock.now += 60
+    ledger.report(0, {"epoch": 1, "val_loss": 2.0})
+    assert_study_shows_journal(path)
+    assert (path / "trials.csv").read_text().count("\n") == 2
+
+
+def write_best(ledger: Ledger, number: int, text: str) -> None:
+    folder = ledger.folder.trial(number) / "best"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(text)
+
+
+def test_best_follows_the_best_epoch_of_the_best_trial_and_is_partial_until_the_end(tmp_path: Path) -> None:
+    ledger = Ledger(make_space(num_samples=2, n_epochs=2), ResultsFolder(tmp_path), Clock())
+    best = tmp_path / "best"
+
+    def report(number: int, epoch: int, loss: float, *, improves: bool) -> None:
+        if improves:
+            write_best(ledger, number, f"{number}/{epoch}")
+        ledger.report(number, {"epoch": epoch, "val_loss": loss})
+
+    def shown() -> tuple[str, bool]:
+        note = read_note(best)
+        assert note is not None and (best / "config.json").read_text() == f"{note.trial}/{note.epoch}"
+        return f"{note.trial}/{note.epoch}", note.partial
+
+    for _ in range(2):
+        ledger.next_trial()
+    report(0, 1, 3.0, improves=True)
+    assert shown() == ("0/1", True)
+    report(1, 1, 2.0, improves=True)
+    assert shown() == ("1/1", True)
+    report(0, 2, 2.5, improves=True)
+    assert shown() == ("1/1", True)
+    ledger.finish(0, TrialOutcome("finished", 2))
+    report(1, 2, 2.1, improves=False)
+    assert shown() == ("1/1", True)
+    ledger.finish(1, TrialOutcome("finished", 2))
+    assert ledger.complete()
+    assert shown() == ("1/1", False)
+
+
+def test_when_the_best_trial_fails_the_next_best_takes_its_place(tmp_path: Path) -> None:
+    ledger = Ledger(make_space(), ResultsFolder(tmp_path), Clock())
+    for number, loss in enumerate([3.0, 2.0]):
+        ledger.next_trial()
+        write_best(ledger, number, str(number))
+        ledger.report(number, {"epoch": 1, "val_loss": loss})
+    assert (tmp_path / "best" / "config.json").read_text() == "1"
+    ledger.finish(1, TrialOutcome("diverged", 1, "nan"))
+    assert (tmp_path / "best" / "config.json").read_text() == "0"
+
+
+def test_best_is_not_copied_again_at_a_start_that_finds_it_right(tmp_path: Path) -> None:
+    ledger = Ledger(make_space(), ResultsFolder(tmp_path), Clock())
+    ledger.next_trial()
+    write_best(ledger, 0, "first")
+    ledger.report(0, {"epoch": 1, "val_loss": 2.0})
+    ledger.close()
+    write_best(ledger, 0, "further")
+    Ledger(make_space(), ResultsFolder(tmp_path), Clock()).begin()
+    assert (tmp_path / "best" / "config.json").read_text() == "first"

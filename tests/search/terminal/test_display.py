@@ -1,0 +1,236 @@
+"""What people see: a table that fits their terminal, plain lines in a pipe, honest words at the end."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+from rich.table import Table
+
+from cmp.results.folder import ResultsFolder
+from cmp.results.history import History
+from cmp.search.run import standard_output
+from cmp.search.terminal import messages
+from cmp.search.terminal.display import Display, best_line, duration, event_line, live_table, seconds_left, trials_table
+from cmp.space.space import Space
+from tests.search.fake_search import make_space
+
+
+def report(trial: int, epoch: int, loss: float, at: float, **more: Any) -> dict[str, Any]:
+    metrics = {
+        "epoch": epoch,
+        "val_loss": loss,
+        "no_context_loss": 3.0,
+        "full_context_loss": 2.0,
+        "recovered": 3.0 - loss,
+        "compression_ratio": 12.5,
+        "tokens_per_second": 12345.6,
+        **more,
+    }
+    return {"event": "reported", "trial": trial, "epoch": epoch, "metrics": metrics, "time": at}
+
+
+def suggested(trial: int, at: float, lr: float = 0.001234) -> list[dict[str, Any]]:
+    settings = {"lr": lr, "n_cmps": 4, "cmp_layer": "half"}
+    return [
+        {"event": "suggested", "trial": trial, "settings": settings, "time": at},
+        {"event": "started", "trial": trial, "attempt": 1, "node": "a", "pid": 1, "time": at},
+    ]
+
+
+EVENTS = [
+    {"event": "session", "run": 1, "time": 0.0},
+    *suggested(0, 0.0),
+    *suggested(1, 0.0),
+    report(0, 1, 2.5, 10.0),
+    report(1, 1, 2.9, 10.0),
+    {"event": "stopped", "trial": 1, "epoch": 1, "rung": 1, "time": 10.0},
+    report(0, 2, 2.4, 20.0),
+    {"event": "finished", "trial": 0, "epoch": 2, "time": 20.0},
+    *suggested(2, 20.0),
+    {
+        "event": "failed",
+        "trial": 2,
+        "kind": "out_of_memory",
+        "reason": "use a smaller batch_size",
+        "log": "trials/0002/log.txt",
+        "epoch": 0,
+        "time": 30.0,
+    },
+    *suggested(3, 30.0),
+    report(3, 1, 2.45, 40.0),
+]
+
+
+@pytest.fixture
+def space() -> Space:
+    return make_space(n_epochs=4)
+
+
+@pytest.fixture
+def history() -> History:
+    return History.from_events(EVENTS)
+
+
+def rendered(thing: Any, width: int = 80) -> str:
+    console = Console(file=io.StringIO(), width=width, force_terminal=True, color_system=None)
+    console.print(thing)
+    return console.file.getvalue()  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("width", [200, 100, 80, 60])
+def test_the_live_table_fits_the_terminal(space: Space, history: History, width: int) -> None:
+    text = rendered(live_table(space, history, width), width)
+
+    assert max(len(line) for line in text.splitlines()) <= width
+    for word in ("trial", "val_loss", "2.4000", "running", "out_of_memory"):
+        assert word in text
+    assert "…" not in text, "nothing is cut off: settings that do not fit are left out as a whole"
+
+
+def test_a_narrow_terminal_leaves_out_settings_not_results(space: Space, history: History) -> None:
+    wide = rendered(trials_table(space, history.ranked(), 200), 200)
+    narrow = rendered(trials_table(space, history.ranked(), 60), 60)
+
+    assert "lr" in wide and "n_cmps" in wide and "cmp_layer" in wide
+    assert "cmp_layer" not in narrow and "val_loss" in narrow
+
+
+def test_many_trials_keep_the_table_short(space: Space) -> None:
+    events = [{"event": "session", "run": 1, "time": 0.0}]
+    for number in range(300):
+        events += [*suggested(number, 0.0), report(number, 1, 2.0 + number / 1000, 1.0)]
+        events += [{"event": "finished", "trial": number, "epoch": 1, "time": 1.0}] if number < 298 else []
+    text = rendered(live_table(space, History.from_events(events), 80))
+
+    assert len(text.splitlines()) < 24
+    assert "and 284 more, in trials.csv" in text
+    assert text.count("running") == 3, "the two that run are shown, and counted in the title"
+
+
+def test_in_a_pipe_every_line_stands_alone(space: Space, history: History) -> None:
+    lines = [event_line(event, space, history) for event in EVENTS]
+
+    assert [line for line in lines if line is not None] == [
+        "trial 0  started  lr=0.00123 n_cmps=4 cmp_layer=half",
+        "trial 1  started  lr=0.00123 n_cmps=4 cmp_layer=half",
+        "trial 0  epoch 1  val_loss 2.5000  recovered 0.50  12,346 tokens/s",
+        "trial 1  epoch 1  val_loss 2.9000  recovered 0.10  12,346 tokens/s",
+        "trial 1  stopped after epoch 1: others were better there",
+        "trial 0  epoch 2  val_loss 2.4000  recovered 0.60  12,346 tokens/s",
+        "trial 0  finished after epoch 2; best so far: trial 0, val_loss 2.4000 at epoch 2, recovered 0.60",
+        "trial 2  started  lr=0.00123 n_cmps=4 cmp_layer=half",
+        "trial 2  out_of_memory: use a smaller batch_size (see trials/0002/log.txt)",
+        "trial 3  started  lr=0.00123 n_cmps=4 cmp_layer=half",
+        "trial 3  epoch 1  val_loss 2.4500  recovered 0.55  12,346 tokens/s",
+    ]
+
+
+def test_a_pipe_gets_no_control_characters(space: Space, history: History) -> None:
+    console = Console(file=io.StringIO(), width=80)
+    with Display(space, history, console, max_concurrent=2) as display:
+        display.status("Starting ...")
+        for event in EVENTS:
+            display.on_event(event)
+        display.say("a [bold]bracket[/bold] stays a bracket")
+
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "\x1b" not in text
+    assert "a [bold]bracket[/bold] stays a bracket\n" in text
+
+
+def test_a_terminal_is_left_clean(space: Space, history: History) -> None:
+    console = Console(file=io.StringIO(), width=80, force_terminal=True)
+    with Display(space, history, console, max_concurrent=2) as display:
+        display.on_event(EVENTS[-1])
+        display.say("a line that stays")
+
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert text.count("\x1b[?25l") == text.count("\x1b[?25h") > 0, "the cursor is shown again"
+    assert "a line that stays" in text
+
+
+def test_the_time_left_is_that_of_the_trials_that_ended(history: History) -> None:
+    """Trials took 20, 10 and 10 s; of 8, 5 are to come, one of them for 10 s already, two at a time."""
+    space = make_space(n_epochs=4)
+    left = seconds_left(space, history, max_concurrent=2, now=40.0)
+
+    mean = (20 + 10 + 10) / 3
+    assert left == pytest.approx((5 * mean - 10) / 2)
+    assert seconds_left(space, History.from_events(EVENTS[:3]), max_concurrent=2, now=1.0) is None
+
+
+def test_durations_read_like_durations() -> None:
+    assert [duration(seconds) for seconds in (0.4, 59, 75, 7300)] == ["0 s", "59 s", "1 min 15 s", "2 h 1 min"]
+
+
+def test_the_best_trial_is_named_once_there_is_one(history: History) -> None:
+    assert best_line(History()) == "no result yet"
+    assert best_line(history) == "best so far: trial 0, val_loss 2.4000 at epoch 2, recovered 0.60"
+
+
+def printed(write: Any, space: Space, history: History, path: Path) -> str:
+    console = Console(file=io.StringIO(), width=80)
+    write(console, space, history, ResultsFolder(path))
+    return console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_the_end_says_what_is_best_between_its_bounds_and_how_to_use_it(space: Space, history: History) -> None:
+    text = printed(messages.print_results, space, history, Path("results/fake"))
+
+    for words in (
+        "Best: trial 0 at epoch 2: lr 0.00123, n_cmps 4, cmp_layer half",
+        "val_loss 2.4000 nats per token",
+        "3.0000  the model without the context",
+        "2.0000  the model with the whole context",
+        "recovered 0.600 of what the context is worth, at compression ratio 12.5",
+        'Compressor.from_pretrained("results/fake/best")',
+        "results/fake/report.html",
+    ):
+        assert words in text
+
+
+def test_partial_results_are_called_partial_and_name_no_winner(
+    space: Space, history: History, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["search.py", "spaces/my space.yaml", "--fresh", "--set", "n_cmps=4"])
+    text = printed(messages.print_partial, space, history, Path("results/fake"))
+
+    assert "Partial results" in text and "unfinished" in text and "running" not in text
+    assert "Best:" not in text
+    assert "Interrupted with 5 of 8 trials still to end; these results are partial." in text
+    assert "python search.py 'spaces/my space.yaml' --set n_cmps=4" in text
+
+
+def test_no_success_says_where_the_reasons_are(space: Space) -> None:
+    events = [EVENTS[0], *suggested(2, 20.0), EVENTS[-4]]
+    text = printed(messages.print_results, space, History.from_events(events), Path("results/fake"))
+
+    assert "No trial succeeded; the reasons are in results/fake/trials.csv" in text
+
+
+def test_going_on_says_what_was_found(history: History) -> None:
+    assert messages.found_line(history, 8) == (
+        "Going on: 1 trials finished, 1 stopped early, 1 failed, 1 unfinished; 4 epochs and 40 s already spent; "
+        "1 to continue, 4 new ones to come."
+    )
+
+
+def test_the_dashboard_is_named_with_what_to_do_about_its_token() -> None:
+    assert messages.dashboard_text("127.0.0.1:8265", None) == "Ray dashboard: http://127.0.0.1:8265"
+    assert "paste what is in /root/t" in str(messages.dashboard_text("127.0.0.1:8265", Path("/root/t")))
+    assert messages.dashboard_text(None, None) is None
+
+
+def test_a_table_in_a_pipe_is_not_cut_to_eighty_columns(capsys: pytest.CaptureFixture[str]) -> None:
+    """A search of five settings once printed `val_l…` into its log file."""
+    heads = [f"a-long-column-{number:02}" for number in range(12)]
+    table = Table()
+    for head in heads:
+        table.add_column(head, no_wrap=True)
+
+    standard_output().print(table)
+
+    printed_heads = capsys.readouterr().out
+    assert all(head in printed_heads for head in heads)
