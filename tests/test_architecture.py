@@ -20,7 +20,7 @@ MAY_IMPORT = {
     "search/terminal": {"space", "train", "results", "search/decide", "search/engine"},
     "search": {"space", "model", "train", "results", "report", "search/decide", "search/engine", "search/terminal"},
 }
-GROUND = "files"
+GROUND = "store"
 ONLY_IN = {
     "ray": {"search/engine"},
     "optuna": {"search/decide"},

@@ -137,7 +137,7 @@ def print_evaluation(found: Evaluation, console: Console) -> None:
 
 def save_json(found: Evaluation, name: str) -> None:
     """Write the evaluation to a file, or to standard output for "-"; numbers that JSON does not know become null."""
-    from cmp.files import write_json
+    from cmp.store import write_json
 
     content = _finite(dataclasses.asdict(found))
     if name == "-":

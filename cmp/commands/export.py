@@ -30,8 +30,8 @@ def export(results: ResultsFolder, trial: int | None, target: Path) -> Path:
     Raises:
         UserError: no such trial, one that has no compressor, a damaged one, or a target that holds something.
     """
-    from cmp.files import replace_folder
     from cmp.model.saving import CONFIG, read_config, read_tensors
+    from cmp.store import replace_folder
 
     source = _source(results, trial, CONFIG)
     read_tensors(source, read_config(source))

@@ -17,11 +17,11 @@ import transformers
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from cmp.files import replacing, write_json, write_text
 from cmp.model.backbone import BackboneId
 from cmp.model.card import model_card
 from cmp.space.errors import UserError
 from cmp.space.settings import TrialSettings
+from cmp.store import replacing, write_json, write_text
 
 if TYPE_CHECKING:
     from cmp.model.compression import CompressionModel

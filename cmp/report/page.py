@@ -10,7 +10,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from cmp.files import replacing
 from cmp.report import answer, example_cards, figures, method, sections, setting_figures, trials_table
 from cmp.report.figures import Variants
 from cmp.report.text import Markup, escape
@@ -21,6 +20,7 @@ from cmp.results.history import History
 from cmp.results.journal import read_events
 from cmp.results.space_file import read_space_file
 from cmp.space.space import Space
+from cmp.store import replacing
 
 RELOAD_SECONDS = 15
 """How often an open page reads itself again while the search runs."""

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from cmp.files import replace_folder, write_json
+from cmp.store import replace_folder, write_json
 
 NOTE = "search.json"
 _COPY_TRIES = 5

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cmp.files import write_text
+from cmp.store import write_text
 
 
 @dataclass(frozen=True)

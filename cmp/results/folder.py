@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cmp.files import sync
 from cmp.space.errors import UserError
+from cmp.store import sync
 
 logger = logging.getLogger(__name__)
 

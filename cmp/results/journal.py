@@ -14,8 +14,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from cmp.files import sync
 from cmp.space.errors import UserError
+from cmp.store import sync
 
 logger = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from cmp.files import write_text
+from cmp.store import write_text
 
 
 def write_space_file(path: Path, space: Mapping[str, Any], versions: Mapping[str, str], commit: str | None) -> None:

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cmp.files import replacing
 from cmp.results.history import History, TrialRecord
 from cmp.space.domains import Choice, Domain, Int, LogInt
+from cmp.store import replacing
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from cmp.files import is_disk_full
 from cmp.results.folder import ResultsFolder
 from cmp.search.decide.ledger import Ledger, Suggested
 from cmp.search.engine.cluster import Cluster, RayLostError, connected, require_reachable, set_environment
@@ -19,6 +18,7 @@ from cmp.search.terminal.signals import InterruptedEarlyError, Interruption
 from cmp.space.checks import check_against_cluster
 from cmp.space.errors import EXIT_FINISHED, EXIT_INTERRUPTED, EXIT_NO_SUCCESS, UserError, require
 from cmp.space.space import Space
+from cmp.store import is_disk_full
 
 if TYPE_CHECKING:
     from cmp.search.engine.job import TrialJob

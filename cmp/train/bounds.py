@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 from filelock import FileLock
 
-from cmp.files import full_disk_tolerated, write_json
 from cmp.model.backbone import Backbone
 from cmp.space.settings import TrialSettings, Window
+from cmp.store import full_disk_tolerated, write_json
 from cmp.train.data.windows import WindowSet
 from cmp.train.evaluation import mean_scores
 from cmp.train.metrics import recovered_fraction

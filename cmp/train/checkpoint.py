@@ -16,8 +16,8 @@ from typing import Any
 
 import torch
 
-from cmp.files import replacing
 from cmp.space.settings import TrialSettings
+from cmp.store import replacing
 from cmp.train.state import TrialState
 
 FORMAT = 1

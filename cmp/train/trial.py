@@ -16,11 +16,11 @@ from functools import partial
 import numpy as np
 import torch
 
-from cmp.files import full_disk_tolerated, replace_folder, restore_folder, write_json
 from cmp.model.backbone import Backbone
 from cmp.model.compression import CompressionModel
 from cmp.model.saving import save_compressor
 from cmp.model.steps import LossStep
+from cmp.store import full_disk_tolerated, replace_folder, restore_folder, write_json
 from cmp.train.bounds import Bounds, bounds_key, compute_bounds, shared_bounds
 from cmp.train.checkpoint import Checkpoint, load_newest, owner_of, save_checkpoint
 from cmp.train.data import TrialData, open_data

@@ -27,13 +27,13 @@ from typing import Any
 import torch
 from filelock import FileLock
 
-from cmp.files import write_json
 from cmp.results.folder import ResultsFolder
 from cmp.search.decide.ledger import Ledger
 from cmp.space.domains import Choice, Domain
 from cmp.space.loading import load_space
 from cmp.space.settings import SearchSettings
 from cmp.space.space import Space
+from cmp.store import write_json
 from cmp.train.session import EpochReport, LocalSession, TrialPlan
 from cmp.train.trial import run_trial
 

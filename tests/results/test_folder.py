@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from cmp.files import replacing
 from cmp.results.folder import FolderInUseError, ResultsFolder
 from cmp.space.errors import UserError
+from cmp.store import replacing
 
 HOLD = """
 import sys, time

@@ -15,10 +15,10 @@ from optuna.distributions import BaseDistribution, distribution_to_json
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
-from cmp.files import write_text
 from cmp.results.history import History, TrialRecord, is_finite
 from cmp.results.journal import Event
 from cmp.search.decide.optuna_private import JournalOperation
+from cmp.store import write_text
 
 Line = dict[str, Any]
 

@@ -25,9 +25,9 @@ from typing import Any
 import numpy as np
 from filelock import FileLock
 
-from cmp.files import is_disk_full, sync
 from cmp.space.cache_root import cache_root
 from cmp.space.settings import TrialSettings
+from cmp.store import is_disk_full, sync
 from cmp.train.data.columns import Document
 from cmp.train.data.documents import Documents, data_identity, open_documents
 from cmp.train.data.errors import DataError

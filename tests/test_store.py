@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from cmp.files import full_disk_tolerated, is_disk_full, replace_folder, restore_folder, write_json
+from cmp.store import full_disk_tolerated, is_disk_full, replace_folder, restore_folder, write_json
 
 
 def write_number(number: int):  # noqa: ANN201
