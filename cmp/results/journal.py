@@ -2,6 +2,10 @@
 
 The search's ledger appends; everything else reads. A line is an event only once its newline is on the disk, so a
 torn last line never happened. Anything else that cannot be read is corruption, and named.
+
+Where the file system has no locks, two searches may have the same journal open. So every append is fenced: it happens
+only where the last one of the same writer ended. Of two writers the later one to open the journal goes on, the other
+stops at its next event, before that has any effect.
 """
 
 import errno
@@ -10,7 +14,8 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +26,26 @@ logger = logging.getLogger(__name__)
 
 Event = dict[str, Any]
 
-_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
-_FULL_DISK_PATIENCE_SECONDS = 60.0
-_FULL_DISK_PAUSE_SECONDS = 2.0
+# What passes: a disk that is full, a file server that was started again.
+_WAITING_FOR = {
+    errno.ENOSPC: "the disk is full; waiting for space",
+    errno.EDQUOT: "the disk is full; waiting for space",
+    errno.ESTALE: "the file server has lost track of the file; trying again",
+}
+_PATIENCE_SECONDS = 60.0
+_PAUSE_SECONDS = 2.0
 
 
 class JournalError(UserError):
     """The journal cannot be read or written; the message names the file and the line or the cause."""
+
+
+class AnotherWriterError(JournalError):
+    """Somebody else has written to the journal since this writer's last event; this writer must write no more."""
+
+    def __init__(self, path: Path, found: str) -> None:
+        remedy = "end the other search, or use another exp_name; what it wrote is kept"
+        super().__init__(None, f"{path}: another process writes to this journal, too ({found}); {remedy}")
 
 
 def read_events(path: Path) -> list[Event]:
@@ -52,16 +70,17 @@ class Journal:
         self,
         path: Path,
         *,
-        patience_seconds: float = _FULL_DISK_PATIENCE_SECONDS,
+        patience_seconds: float = _PATIENCE_SECONDS,
         pause: Callable[[float], None] = time.sleep,
     ) -> None:
         self.path = path
         self._patience_seconds = patience_seconds
         self._pause = pause
+        self._closed = False
         self.events, self._size = _parse(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-        self._cut_torn_end()
+        with _opened(path, os.O_RDWR | os.O_CREAT) as descriptor:
+            self._cut_torn_end(descriptor)
         sync(path.parent)
 
     def append(self, event: Mapping[str, Any]) -> Event:
@@ -71,43 +90,88 @@ class Journal:
             The event as a reader will see it: plain JSON, non-finite numbers as None.
 
         Raises:
+            AnotherWriterError: the journal does not end where this writer's last event did.
             JournalError: the disk stayed full, or the file cannot be written.
         """
+        if self._closed:
+            raise ValueError(f"{self.path} was closed")
         written = plain(event)
         line = json.dumps(written, allow_nan=False, separators=(",", ":")).encode() + b"\n"
-        waited_seconds = 0.0
-        while not self._try_append(line, may_retry=waited_seconds < self._patience_seconds):
-            if waited_seconds == 0.0:
-                logger.warning("%s: the disk is full; waiting for space", self.path)
-            self._pause(_FULL_DISK_PAUSE_SECONDS)
-            waited_seconds += _FULL_DISK_PAUSE_SECONDS
+        self._append_patiently(line)
         self._size += len(line)
         self.events.append(written)
         return written
 
     def close(self) -> None:
-        """Close the file; the journal can be opened again."""
-        os.close(self._descriptor)
+        """Write no more; the journal can be opened again."""
+        self._closed = True
 
-    def _try_append(self, line: bytes, *, may_retry: bool) -> bool:
-        try:
-            _write_all(self._descriptor, line)
-            os.fsync(self._descriptor)
-        except OSError as error:
-            os.ftruncate(self._descriptor, self._size)
-            if error.errno in _DISK_FULL and may_retry:
-                return False
-            message = f"{self.path}: cannot write event {len(self.events) + 1}: {error.strerror}"
-            raise JournalError(None, message) from error
-        return True
+    def _append_patiently(self, line: bytes) -> None:
+        waited_seconds = 0.0
+        while True:
+            try:
+                return self._append_once(line)
+            except OSError as error:
+                may_pass = error.errno in _WAITING_FOR and waited_seconds < self._patience_seconds
+                if not may_pass:
+                    message = f"{self.path}: cannot write event {len(self.events) + 1}: {error.strerror}"
+                    raise JournalError(None, message) from error
+                if waited_seconds == 0.0:
+                    logger.warning("%s: %s", self.path, _WAITING_FOR[error.errno or 0])
+            self._pause(_PAUSE_SECONDS)
+            waited_seconds += _PAUSE_SECONDS
 
-    def _cut_torn_end(self) -> None:
-        torn_bytes = os.fstat(self._descriptor).st_size - self._size
+    def _append_once(self, line: bytes) -> None:
+        """Write the line where this writer's last one ended, and nowhere else.
+
+        The file is opened for each event: only then do network file systems show what other machines have written.
+        """
+        with _opened(self.path, os.O_RDWR | os.O_APPEND) as descriptor:
+            _cut_remains(descriptor, self._size, line)
+            if (size := os.fstat(descriptor).st_size) != self._size:
+                raise AnotherWriterError(self.path, f"it has {size} bytes, this search left {self._size}")
+            try:
+                _write_all(descriptor, line)
+                os.fsync(descriptor)
+            except OSError:
+                _cut_remains(descriptor, self._size, line)
+                raise
+        with _opened(self.path, os.O_RDWR) as descriptor:
+            if os.pread(descriptor, len(line), self._size) != line:
+                _withdraw(descriptor, line)
+                raise AnotherWriterError(self.path, "it wrote at the same moment")
+
+    def _cut_torn_end(self, descriptor: int) -> None:
+        torn_bytes = os.fstat(descriptor).st_size - self._size
         if torn_bytes <= 0:
             return
-        os.ftruncate(self._descriptor, self._size)
-        os.fsync(self._descriptor)
+        os.ftruncate(descriptor, self._size)
+        os.fsync(descriptor)
         logger.warning("%s: cut off a torn last line of %d bytes", self.path, torn_bytes)
+
+
+@contextmanager
+def _opened(path: Path, flags: int) -> Iterator[int]:
+    descriptor = os.open(path, flags, 0o644)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _cut_remains(descriptor: int, size: int, line: bytes) -> None:
+    """Take back what an append of `line` that failed has left after the first `size` bytes."""
+    tail = os.pread(descriptor, len(line) + 1, size)
+    if tail and line.startswith(tail):
+        os.ftruncate(descriptor, size)
+
+
+def _withdraw(descriptor: int, line: bytes) -> None:
+    """Take back a line that came second, where it is still the last."""
+    start = os.fstat(descriptor).st_size - len(line)
+    if start >= 0 and os.pread(descriptor, len(line), start) == line:
+        os.ftruncate(descriptor, start)
+        os.fsync(descriptor)
 
 
 def plain(value: Any) -> Any:

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from cmp.results.journal import Journal, JournalError, read_events
+from cmp.results import journal as journal_module
+from cmp.results.journal import AnotherWriterError, Journal, JournalError, read_events
 
 EVENTS: list[dict[str, Any]] = [
     {"event": "session", "time": 1.5, "run": 1},
@@ -126,3 +127,77 @@ def test_numbers_that_are_not_finite_become_null_so_that_every_line_is_json(tmp_
     )
     assert written["metrics"] == {"val_loss": None, "lr": None, "n": [1]}
     assert json.loads(path.read_text()) == written
+
+
+def test_of_two_writers_the_later_one_goes_on_and_the_other_stops_at_its_next_event(tmp_path: Path) -> None:
+    """What happens on a network file system without locks, where both searches were let in."""
+    path = tmp_path / "journal.jsonl"
+    content = write(path)
+    first, second = Journal(path), Journal(path)
+    second.append(EVENTS[1])
+    with pytest.raises(AnotherWriterError, match=rf"{path}: another process writes .* this search left {len(content)}"):
+        first.append(EVENTS[2])
+    second.append(EVENTS[2])
+
+    assert read_events(path) == [*EVENTS, EVENTS[1], EVENTS[2]]
+    assert len(first.events) == 3, "what was refused did not happen for its writer either"
+
+
+def test_of_two_writers_at_the_same_moment_the_second_takes_its_line_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "journal.jsonl"
+    write(path)
+    first, second = Journal(path), Journal(path)
+    write_all = journal_module._write_all
+
+    def write_after_the_other(descriptor: int, line: bytes) -> None:
+        monkeypatch.setattr(journal_module, "_write_all", write_all)
+        second.append(EVENTS[1])
+        write_all(descriptor, line)
+
+    monkeypatch.setattr(journal_module, "_write_all", write_after_the_other)
+    with pytest.raises(AnotherWriterError, match="at the same moment"):
+        first.append(EVENTS[2])
+    second.append(EVENTS[2])
+
+    assert read_events(path) == [*EVENTS, EVENTS[1], EVENTS[2]]
+
+
+def test_a_journal_that_was_moved_away_is_not_written_any_more(tmp_path: Path) -> None:
+    """As by `--fresh` of another search, where there are no locks."""
+    path = tmp_path / "old" / "journal.jsonl"
+    content = write(path)
+    journal = Journal(path)
+    path.parent.rename(tmp_path / "old.1")
+    with pytest.raises(JournalError, match="cannot write event 4: No such file"):
+        journal.append(EVENTS[2])
+    Journal(path)
+    with pytest.raises(AnotherWriterError):
+        journal.append(EVENTS[2])
+
+    assert (tmp_path / "old.1" / "journal.jsonl").read_bytes() == content
+
+
+@pytest.mark.parametrize("call", ["open", "fsync"])
+def test_a_file_server_that_lost_the_handle_is_asked_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, call: str
+) -> None:
+    path = tmp_path / "journal.jsonl"
+    write(path)
+    journal = Journal(path, pause=lambda seconds: None)
+    original = getattr(os, call)
+    failures = [OSError(errno.ESTALE, os.strerror(errno.ESTALE))] * 2
+
+    def stale_twice(*args: Any) -> Any:
+        if failures:
+            raise failures.pop()
+        return original(*args)
+
+    monkeypatch.setattr(os, call, stale_twice)
+    journal.append(EVENTS[1])
+
+    assert read_events(path) == [*EVENTS, EVENTS[1]]
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{path}: the file server has lost track of the file; trying again"
+    ]

@@ -345,6 +345,8 @@ class Ledger:
     def _replay(self) -> None:
         for line, event in enumerate(self._journal.events, start=1):
             try:
+                if event["event"] == "suggested" and event["trial"] in self.history.trials:
+                    raise ValueError(f"trial {event['trial']} is suggested again, as when two searches write here")
                 self._apply(event)
             except (KeyError, TypeError, ValueError) as error:
                 message = f"{self.folder.journal}:{line}: does not fit what comes before it: {error!r}"

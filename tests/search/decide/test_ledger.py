@@ -275,8 +275,9 @@ def test_a_space_with_nothing_to_search_is_one_trial(tmp_path: Path) -> None:
         {"event": "reported", "time": 1.0, "trial": 99, "epoch": 1, "metrics": {}},
         {"event": "suggested", "time": 1.0, "trial": 0},
         {"event": "finished", "trial": 0},
+        {"event": "suggested", "time": 1.0, "trial": 0, "settings": {"lr": 1e-3, "n_cmps": 2, "cmp_layer": -1}},
     ],
-    ids=["unknown trial", "no settings", "no time"],
+    ids=["unknown trial", "no settings", "no time", "suggested again, by another search"],
 )
 def test_an_event_that_does_not_fit_is_an_error_that_names_its_line(tmp_path: Path, event: dict[str, object]) -> None:
     run(make_space(num_samples=1), tmp_path)
