@@ -24,7 +24,6 @@ GROUND = "store"
 ONLY_IN = {
     "ray": {"search/engine"},
     "optuna": {"search/decide"},
-    "plotly": {"report"},
     "torch": {"model", "train", "search/engine", "commands"},
 }
 MODULES = sorted(CMP.rglob("*.py"))

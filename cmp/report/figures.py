@@ -1,7 +1,7 @@
 """Plots of the search: trade-off, learning curves, best over time, timeline.
 
-Each function returns variants of one plot: name -> plotly figure as plain data (no plotly import, so that a page with
-hundreds of trials costs milliseconds). Colours are names such as `@accent`; page.js fills in the light or dark one,
+Each function returns variants of one plot: name -> plotly figure as plain data, so that a page with hundreds of
+trials costs milliseconds. Colours are names such as `@accent`; page.js fills in the light or dark one,
 the layout that all plots share, and for `hovertext: trial` what there is to say of the trials in `customdata`.
 """
 

@@ -79,8 +79,8 @@ def importance(view: SearchView, found: list[Importance]) -> Markup:
     parts = [_importance_bars(found), _slices(view)]
     if len(view.domains) > 1 and len(view.scored) > 1:
         parts.append(
-            "<h3>All settings together</h3><p>One line per trial, better ones in stronger colour. Drag along an "
-            "axis to keep only the trials that pass there.</p>"
+            "<h3>All settings together</h3><p>One line per trial, better ones in stronger colour. Drag a box over "
+            "an axis to keep only the trials that pass there, with Shift a further one; a double click clears.</p>"
             '<div class="scroll">' + plot("parallel", 340, label="parallel coordinates", kind="wide") + "</div>"
         )
     return "".join(parts)

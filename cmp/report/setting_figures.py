@@ -5,6 +5,7 @@ Same conventions as `figures`: variants of plain plotly data with named colours.
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -133,52 +134,122 @@ def _doubling_ticks(low: float, high: float) -> list[float]:
 
 
 def parallel(view: SearchView) -> Variants:
-    """Parallel coordinates: one axis per searched setting and val_loss, one line per trial, best in front."""
+    """Parallel coordinates: one axis per searched setting and val_loss, one line per trial, better ones in front.
+
+    Lines of a scatter plot over axes of length 1, so that a dragged box keeps the lines that pass it (page.js does so
+    where `layout.dragmode` is `select`) without the WebGL and the megabytes of plotly's own parallel coordinates.
+    """
     trials = [t for t in reversed(view.scored) if all(view.of(t, name) is not None for name in view.domains)]
     losses = [t.loss for t in trials]
-    dimensions = [_dimension(view, name, domain, trials) for name, domain in view.domains.items()]
-    span = [min(losses), max(losses)] if losses else [0.0, 1.0]
-    dimensions.append(
-        {"label": "val_loss", "values": losses, "range": [span[0], span[1] if span[1] > span[0] else span[0] + 1]}
-    )
-    usual = float(np.quantile(losses, 0.75)) if losses else 1.0
-    colour = {  # plotly draws the highest value last, in front
-        "color": [-value for value in losses],
-        "cmin": -(usual if usual > span[0] else span[0] + 1e-6),
-        "cmax": -span[0],
-        "colorscale": [[0, "@pale" if len(trials) > 60 else "@soft"], [0.75, "@accent"], [1, "@best"]],
-    }
-    trace = {
-        "type": "parcoords",
-        "line": colour,
-        "dimensions": dimensions,
-        "labelfont": {"size": 12, "color": "@ink"},
-        "tickfont": {"size": 11, "color": "@ink"},
-        "rangefont": {"size": 1, "color": "rgba(0,0,0,0)"},
-        "unselected": {"line": {"color": "@line", "opacity": 0.3}},
-    }
-    return {"val_loss": {"data": [trace], "layout": {"margin": {"l": 56, "r": 56, "t": 48, "b": 24}}}}
+    axes = {name: _coordinate(view, name, domain, trials) for name, domain in view.domains.items()}
+    low, high = min(losses, default=0.0), max(losses, default=0.0)
+    high = high if high > low else low + 1
+    axes["val_loss"] = _Coordinate(losses, low, high, {tick: text.loss(tick) for tick in np.linspace(low, high, 5)})
+    places = np.array([axis.places() for axis in axes.values()]).T.round(4)  # (trials, axes)
+    return {"val_loss": {"data": _lines(trials, places), "layout": _parallel_layout(axes)}}
 
 
-def _dimension(view: SearchView, name: str, domain: Domain, trials: Sequence[TrialView]) -> Figure:
+@dataclass(frozen=True)
+class _Coordinate:
+    """One upright axis of the parallel coordinates.
+
+    Args:
+        values: of every trial, as they are placed (logarithms on a log scale).
+        low: the value at its foot.
+        high: the value at its head.
+        ticks: what is written at which value.
+    """
+
+    values: Sequence[float]
+    low: float
+    high: float
+    ticks: dict[float, str]
+
+    def place(self, value: float) -> float:
+        """0.0 at the foot, 1.0 at the head."""
+        return (value - self.low) / (self.high - self.low)
+
+    def places(self) -> list[float]:
+        return [self.place(value) for value in self.values]
+
+
+QUALITIES = ((0.4, "@soft", 0.6), (0.85, "@accent", 0.4), (1.0, "@accent", 1.0))
+"""From the worst trial on: up to which share of them, colour and opacity of their lines."""
+
+
+def _lines(trials: Sequence[TrialView], places: np.ndarray) -> list[Figure]:
+    """A trace for each quality with gaps between trials, the best trial last."""
+    others = max(0, len(trials) - 1)
+    ends = [0, *(round(share * others) for share, _, _ in QUALITIES), len(trials)]
+    looks = [*((colour, opacity, 1.2) for _, colour, opacity in QUALITIES), ("@best", 1.0, 3.0)]
+    thin = 0.5 if len(trials) > 60 else 1.0
+    traces = []
+    for begin, end, (colour, opacity, width) in zip(ends, ends[1:], looks, strict=False):
+        chosen = range(begin, end)
+        if not chosen:
+            continue
+        traces.append(
+            {
+                "type": "scatter",
+                "mode": "lines",
+                "x": [x for _ in chosen for x in [*range(places.shape[1]), None]],
+                "y": [y for i in chosen for y in [*places[i].tolist(), None]],
+                "customdata": [trials[i].number for i in chosen for _ in range(places.shape[1] + 1)],
+                "hovertext": "trial",
+                "hovertemplate": "%{hovertext}<extra></extra>",
+                "line": {"color": colour, "width": width},
+                "opacity": opacity if opacity == 1.0 else opacity * thin,
+            }
+        )
+    return traces
+
+
+def _parallel_layout(axes: dict[str, _Coordinate]) -> Figure:
+    labels = [
+        {"x": index, "y": axis.place(value), "text": text.escape(label), "xanchor": "right", "xshift": -4}
+        for index, axis in enumerate(axes.values())
+        for value, label in axis.ticks.items()
+    ]
+    look = {
+        "showarrow": False,
+        "font": {"size": 11, "color": "@ink"},
+        "bgcolor": "@paper",
+        "opacity": 0.85,
+        "borderpad": 1,
+    }
+    names = [text.escape(name) for name in axes]
+    return {
+        "dragmode": "select",
+        "showlegend": False,
+        "margin": {"l": 56, "r": 24, "t": 40, "b": 16},
+        "xaxis": {
+            "tickvals": list(range(len(axes))),
+            "ticktext": names,
+            "side": "top",
+            "range": [-0.05, len(axes) - 0.95],
+            "gridcolor": "@muted",
+            "tickfont": {"size": 12, "color": "@ink"},
+            "fixedrange": True,
+        },
+        "yaxis": {"visible": False, "range": [-0.04, 1.04], "fixedrange": True},
+        "annotations": [label | look for label in labels],
+    }
+
+
+def _coordinate(view: SearchView, name: str, domain: Domain, trials: Sequence[TrialView]) -> _Coordinate:
     values = [view.of(t, name) for t in trials]
-    label = text.escape(name)
     if isinstance(domain, Choice):
-        places = list(range(len(domain.values)))
-        ticks = {"tickvals": places, "ticktext": [text.setting(v) for v in domain.values]}
-        span = [-0.1, len(places) - 0.9]
-        return {"label": label, "values": [_choice_index(domain, v) for v in values], "range": span, **ticks}
+        ticks = {float(place): text.setting(value) for place, value in enumerate(domain.values)}
+        return _Coordinate([_choice_index(domain, v) for v in values], -0.1, len(domain.values) - 0.9, ticks)
     low, high = (float(v) for v in domain.extremes())
     if scale(domain) != "log":
-        return {"label": label, "values": values, "range": [low, high if high > low else low + 1]}
+        high = high if high > low else low + 1
+        whole = all(isinstance(value, int) for value in values)
+        ticks = {float(round(tick) if whole else tick): "" for tick in np.linspace(low, high, 5)}
+        return _Coordinate(values, low, high, {tick: f"{tick:.3g}" for tick in ticks})
     shown = _with_ends(_ticks(domain), low, high)
-    return {
-        "label": label,
-        "values": [math.log10(v) for v in values],
-        "range": [math.log10(low), math.log10(high) if high > low else math.log10(low) + 1],
-        "tickvals": [math.log10(tick) for tick in shown],
-        "ticktext": [f"{tick:.3g}" for tick in shown],
-    }
+    low, high = math.log10(low), math.log10(high) if high > low else math.log10(low) + 1
+    return _Coordinate([math.log10(v) for v in values], low, high, {math.log10(tick): f"{tick:.3g}" for tick in shown})
 
 
 def _with_ends(ticks: Sequence[float], low: float, high: float) -> list[float]:

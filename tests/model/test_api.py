@@ -239,7 +239,7 @@ def test_a_plain_script_needs_no_ray(backbone: Backbone, tmp_path: Path) -> None
     new_compressor(backbone).save_pretrained(tmp_path / "saved")
     script = f"""
 import sys
-for name in ("ray", "optuna", "datasets", "pyarrow", "plotly"):
+for name in ("ray", "optuna", "datasets", "pyarrow"):
     sys.modules[name] = None  # importing it fails
 from cmp import Compressor
 compressor = Compressor.from_pretrained({str(tmp_path / "saved")!r}, device="cpu")

@@ -35,7 +35,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
 @pytest.fixture(scope="session")
 def browser() -> "Iterator[Chrome]":
-    """One Chromium for all tests, with WebGL in software."""
-    driver = chrome("--enable-unsafe-swiftshader")
+    """One Chromium for all tests."""
+    driver = chrome()
     yield driver
     driver.quit()

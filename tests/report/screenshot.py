@@ -19,7 +19,7 @@ def main() -> None:
     parser.add_argument("--whole", action="store_true", help="the whole page instead of its first screen")
     arguments = parser.parse_args()
     width, height = (390, 844) if arguments.phone else (1280, 900)
-    browser = chrome("--enable-unsafe-swiftshader", "--hide-scrollbars")
+    browser = chrome("--hide-scrollbars")
     try:
         size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": arguments.phone}
         scheme = {"name": "prefers-color-scheme", "value": "dark" if arguments.dark else "light"}

@@ -10,7 +10,6 @@ import pytest
 
 from cmp.report import page as page_module
 from cmp.report.page import write_page
-from tests.report.headless import chrome
 from tests.report.synthetic import write_folder
 
 if TYPE_CHECKING:
@@ -205,14 +204,47 @@ def test_reloading_can_be_turned_off(
     assert browser.execute_script("return window.untouched") is True
 
 
-def test_without_webgl_the_page_says_which_plot_is_missing(pages: Callable[[str], Path]) -> None:
-    plain = chrome("--disable-3d-apis")
-    try:
-        show(plain, pages("typical") / "report.html")
-        said = plain.execute_script("return document.getElementById('parallel').textContent")
-        complained = complaints(plain)
-    finally:
-        plain.quit()
+def test_a_box_over_an_axis_keeps_the_lines_that_pass_it_and_a_double_click_clears_it(
+    browser: "Chrome", pages: Callable[[str], Path]
+) -> None:
+    folder = pages("typical")
+    show(browser, folder / "report.html")
+    settings = {e["trial"]: e["settings"] for e in journal(folder) if e["event"] == "suggested"}
+    scored = {e["trial"] for e in journal(folder) if e["event"] == "reported"}
+    find = """
+      const node = document.getElementById('parallel');
+      const inside = node._fullLayout.xaxis, up = node._fullLayout.yaxis, corner = node.getBoundingClientRect();
+      const axis = inside.ticktext.indexOf('cmp_layer');
+      node.scrollIntoView({block: 'center', behavior: 'instant'});
+      const top = node.getBoundingClientRect();
+      return [[axis - 0.2, 0.2], [axis + 0.2, -0.02]].map(([x, y]) =>
+        [top.left + inside._offset + inside.d2p(x), top.top + up._offset + up.d2p(y)]);"""
+    kept = """
+      return [...new Set(document.getElementById('parallel').data.filter((trace) => trace.hoverinfo !== 'skip')
+        .flatMap((trace) => trace.customdata.filter((n, i) => trace.y[i] !== null)))];"""
 
-    assert "needs WebGL" in said
-    assert complained == []
+    (left, top), (right, bottom) = browser.execute_script(find)
+    drag(browser, (left, top), (right, bottom))
+    wait_for(browser, "document.getElementById('parallel').layout.selections.length === 1")
+    inside_box = set(browser.execute_script(kept))
+    click_twice(browser, (left - 60, top))
+    wait_for(browser, "document.getElementById('parallel').layout.selections.length === 0")
+
+    assert inside_box == {n for n in scored if settings[n]["cmp_layer"] == "half"} != set()
+    assert set(browser.execute_script(kept)) == scored
+    assert complaints(browser) == []
+
+
+def drag(browser: "Chrome", begin: tuple[float, float], end: tuple[float, float]) -> None:
+    """Press the mouse at one point of the window, move it and let it go at another."""
+    steps = [("mousePressed", begin), ("mouseMoved", end), ("mouseReleased", end)]
+    for kind, (x, y) in [("mouseMoved", begin), *steps]:
+        mouse = {"type": kind, "x": x, "y": y, "button": "left", "clickCount": 1}
+        browser.execute_cdp_cmd("Input.dispatchMouseEvent", mouse | ({"buttons": 1} if kind != "mouseReleased" else {}))
+
+
+def click_twice(browser: "Chrome", place: tuple[float, float]) -> None:
+    for count in (1, 2):
+        for kind in ("mousePressed", "mouseReleased"):
+            mouse = {"type": kind, "x": place[0], "y": place[1], "button": "left", "clickCount": count}
+            browser.execute_cdp_cmd("Input.dispatchMouseEvent", mouse)

@@ -118,14 +118,21 @@ def test_a_slice_places_choices_by_name_and_numbers_by_value(results: Callable[[
     assert lr["layout"]["xaxis"]["type"] == "log"
 
 
-def test_parallel_coordinates_hold_every_scored_trial(results: Callable[[str], Path]) -> None:
+def test_parallel_coordinates_hold_every_scored_trial_and_end_with_the_best(results: Callable[[str], Path]) -> None:
     folder = results("typical")
     view = view_of(folder)
+    lowest = lowest_losses(folder)
+    low, high = min(lowest.values()), max(lowest.values())
 
-    (trace,) = setting_figures.parallel(view)["val_loss"]["data"]
+    figure = setting_figures.parallel(view)["val_loss"]
 
-    assert [d["label"] for d in trace["dimensions"]] == [*view.domains, "val_loss"]
-    assert sorted(trace["dimensions"][-1]["values"]) == sorted(lowest_losses(folder).values())
+    axes = figure["layout"]["xaxis"]["ticktext"]
+    points = [p for t in figure["data"] for p in zip(t["customdata"], t["x"], t["y"], strict=True) if p[1] is not None]
+    on_the_last = {number: y for number, x, y in points if x == len(axes) - 1}
+    assert axes == [*view.domains, "val_loss"]
+    assert len(points) == len(lowest) * len(axes)
+    assert on_the_last == pytest.approx({n: (loss - low) / (high - low) for n, loss in lowest.items()}, abs=1e-4)
+    assert view.best is not None and set(figure["data"][-1]["customdata"]) == {view.best.number}
 
 
 @pytest.mark.parametrize("kind", ["one", "failed", "typical", "harmful", "many"])

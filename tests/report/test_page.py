@@ -1,3 +1,4 @@
+import hashlib
 import json
 import re
 import subprocess
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from cmp.commands.report import main
+from cmp.report import page as page_module
 from cmp.report import text
 from cmp.report.example_cards import marked_differences
 from cmp.report.page import write_page
@@ -15,6 +17,8 @@ from cmp.results.examples import load_examples, pick, save_examples
 from tests.report.synthetic import KINDS, write_folder
 
 ROOT = Path(__file__).parents[2]
+PLOTLY_SHA256 = "99784e3abfb07b142a15e521a439e6d9addceadb3f79553fd24c72774f0649ba"
+"""Of the file in the npm package plotly.js-basic-dist-min 4.1.1."""
 
 
 def own_part(page: Path) -> str:
@@ -78,6 +82,23 @@ def test_nothing_is_loaded_from_anywhere(pages: Callable[[str], Path]) -> None:
 
     assert not re.findall(r'(?:src|href)="(?:https?:)?//', html)
     assert "default-src 'none'" in html
+
+
+def test_the_page_is_small_enough_to_send_and_its_plotly_is_the_published_one(pages: Callable[[str], Path]) -> None:
+    script = page_module._asset(page_module.PLOTLY)
+
+    assert (pages("typical") / "report.html").stat().st_size < 1.4e6
+    assert "plotly.js (basic - minified) v4.1.1" in script[:200] and "MIT license" in script[:200]
+    assert hashlib.sha256(script.encode()).hexdigest() == PLOTLY_SHA256
+
+
+def test_plotly_draws_every_kind_of_trace_that_the_page_has(pages: Callable[[str], Path]) -> None:
+    can = set(re.findall(r'moduleType:"trace",name:"(\w+)"', page_module._asset(page_module.PLOTLY)))
+
+    figures = [figure for plot in facts(pages("many") / "report.html")["plots"].values() for figure in plot.values()]
+
+    drawn = {trace["type"] for figure in figures for trace in figure["data"]}
+    assert {"scatter", "bar"} <= drawn <= can
 
 
 def test_a_page_that_is_final_does_not_reload_and_a_running_one_does(pages: Callable[[str], Path]) -> None:
@@ -152,11 +173,11 @@ def test_the_command_says_what_is_wrong_with_a_folder(
     assert "journal.jsonl:2" in capsys.readouterr().err
 
 
-def test_the_page_needs_neither_torch_nor_ray_nor_the_plotly_package(results: Callable[[str], Path]) -> None:
+def test_the_page_needs_neither_torch_nor_ray(results: Callable[[str], Path]) -> None:
     folder = results("one")
     program = (
         "import sys; from pathlib import Path; from cmp.report.page import write_page; "
-        f"write_page(Path({str(folder)!r})); print(sorted({{'torch', 'ray', 'optuna', 'plotly'}} & set(sys.modules)))"
+        f"write_page(Path({str(folder)!r})); print(sorted({{'torch', 'ray', 'optuna'}} & set(sys.modules)))"
     )
 
     printed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)

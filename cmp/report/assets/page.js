@@ -4,6 +4,7 @@
   const facts = JSON.parse(document.getElementById("facts").textContent);
   const memory = recall();
   const shown = {}; // plot id -> name of the variant that is drawn
+  const boxes = {}; // plot id -> what was dragged over its axes
 
   // -- the reader's place ------------------------------------------------------------------------------------------
   function key() { return "cmp-report:" + location.pathname; }
@@ -48,18 +49,27 @@
     }
     return result;
   }
-  function hasWebGL() {
-    try { return !!document.createElement("canvas").getContext("webgl"); } catch { return false; }
+  function brushed(figure, boxes) { // the figure with all lines faint that miss a box, where the box covers an axis
+    const between = (value, a, b) => value >= Math.min(a, b) && value <= Math.max(a, b);
+    const missed = new Set();
+    for (const trace of figure.data) {
+      trace.x.forEach((x, i) => {
+        const misses = (box) => between(x, box.x0, box.x1) && !between(trace.y[i], box.y0, box.y1);
+        if (x !== null && boxes.some(misses)) missed.add(trace.customdata[i]);
+      });
+    }
+    const only = (trace, wanted) => trace.y.map((y, i) => (missed.has(trace.customdata[i]) === wanted ? y : null));
+    const faint = { line: { color: "@line", width: 1 }, opacity: 0.5, hoverinfo: "skip", hovertemplate: null };
+    const behind = figure.data.map((trace) => ({ ...trace, ...faint, y: only(trace, true) }));
+    const kept = figure.data.map((trace) => ({ ...trace, y: only(trace, false) }));
+    return { data: [...behind, ...kept], layout: { ...figure.layout, selections: boxes } };
   }
   function draw(id) {
     const node = document.getElementById(id), variants = facts.plots[id];
     if (!node) return Promise.resolve();
     const name = shown[id] in variants ? shown[id] : Object.keys(variants)[0];
-    const figure = variants[name];
-    if (figure.data.some((trace) => trace.type === "parcoords") && !hasWebGL()) {
-      node.innerHTML = '<p class="missing">This plot needs WebGL, which this browser does not offer here.</p>';
-      return Promise.resolve();
-    }
+    const brushes = variants[name].layout.dragmode === "select";
+    const figure = brushes ? brushed(variants[name], boxes[id] || []) : variants[name];
     const layout = merged(commonLayout(node), coloured(figure.layout));
     const config = { displayModeBar: false, responsive: true, scrollZoom: false, doubleClick: "reset+autosize" };
     const data = coloured(figure.data);
@@ -68,6 +78,10 @@
       if (node.dataset.clicks) return;
       node.dataset.clicks = "yes";
       node.on("plotly_click", (event) => showTrial(event.points[0].customdata));
+      if (!brushes) return;
+      const brush = (dragged) => { boxes[id] = dragged; draw(id); };
+      node.on("plotly_selected", () => brush(node.layout.selections || []));
+      node.on("plotly_deselect", () => brush([]));
     });
   }
   async function drawAll() { // one after the other with pauses, so that the page can be scrolled meanwhile
