@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cmp.commands.shared import add_loading_options, load_compressor, positive_int, run
+from cmp.space.errors import UserError
 from cmp.space.settings import TrialSettings
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ class Evaluation:
     Args:
         folder: the compressor.
         dataset: what it was scored on.
-        split: "validation" (held-out documents), "train" or "all" of the data set.
+        split: "validation" or "test" (held-out documents), "train" or "all" of the data set.
         windows: how many windows were scored.
         context_len: tokens that were compressed in each.
         target_len: tokens that were scored in each.
@@ -102,6 +103,7 @@ def evaluate(compressor: "Compressor", args: argparse.Namespace) -> Evaluation:
 
     Raises:
         DataError: the data cannot be read, or no document is as long as a window.
+        UserError: the test split was asked of a compressor that was trained on it.
     """
     from cmp.train.data.progress import progress_bar
     from cmp.train.evaluation import validation_batches
@@ -171,11 +173,15 @@ def _window_sets(compressor: "Compressor", settings: TrialSettings, args: argpar
     from cmp.train.data import open_data, prepare_data
     from cmp.train.examples import own_window
 
-    known = compressor.origin.window if settings.dataset == compressor.settings.dataset else None
+    own = settings.dataset == compressor.settings.dataset
+    if own and args.split == "test" and compressor.origin.data and "test_windows" not in compressor.origin.data:
+        raise UserError("--split", "this compressor is older than the test split; it was trained on these documents")
+    known = compressor.origin.window if own else None
     window = Window(**known) if known else own_window(compressor)
     prepare_data(settings, window, progress=True, tokenizer=compressor.tokenizer)
     data = open_data(settings, window, tokenizer=compressor.tokenizer)
-    return {"validation": [data.validation], "train": [data.train], "all": [data.train, data.validation]}[args.split]
+    splits = {"train": [data.train], "validation": [data.validation], "test": [data.test]}
+    return splits.get(args.split, [windows for some in splits.values() for windows in some])
 
 
 def _put_together(
@@ -275,9 +281,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--data-root", metavar="FOLDER", help="the folder for tokenized data")
     parser.add_argument(
         "--split",
-        choices=["validation", "train", "all"],
+        choices=["validation", "test", "train", "all"],
         default="validation",
-        help="held-out documents (the default), the others, or all of the data set",
+        help="the documents that its search decided by (the default), those that decided nothing, the others, or all",
     )
     parser.add_argument(
         "--batch-size", type=positive_int, metavar="N", help="windows per batch; val_batch_size by default"

@@ -20,10 +20,13 @@ import torch
 from filelock import FileLock
 from torch import nn
 
-from cmp.model.pydoc_text import documents, documents_fingerprint
+from cmp.model.pydoc_text import SPLITS, documents, documents_fingerprint
 from cmp.space.cache_root import cache_root
 
-__all__ = ["RECIPES", "Recipe", "documents", "documents_fingerprint", "ensure_backbone", "ensure_tokenizer", "resolve"]
+__all__ = [
+    "RECIPES", "SPLITS", "Recipe", "documents", "documents_fingerprint", "ensure_backbone", "ensure_tokenizer",
+    "resolve",
+]  # fmt: skip
 
 FORMAT = 1  # raise when training changes in a way that the recipe does not show
 BOS = "<|endoftext|>"

@@ -20,17 +20,18 @@ from filelock import FileLock
 from cmp.space.cache_root import cache_root
 from cmp.space.errors import UserError
 
-FORMAT = 1  # raise when the text or the split changes
+FORMAT = 2  # raise when the text or the split changes
 SKIPPED_FOLDERS = {"site-packages", "dist-packages", "test", "tests", "idle_test", "idlelib", "lib2to3", "__pycache__"}
 SMALLEST_DOCUMENT_CHARACTERS = 600
 SMALLEST_TEXT_CHARACTERS = 500_000
-VALIDATION_PART = 10  # one document in this many is held out
+HELD_OUT_PART = 10  # one document in this many is for validation, and one for test
 
-Split = Literal["train", "validation"]
+Split = Literal["train", "validation", "test"]
+SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
 
 def documents(split: Split | None = None) -> list[str]:
-    """The documents of a split, or of both, in an order that does not change.
+    """The documents of a split, or of all, in an order that does not change.
 
     Which are held out depends on their names alone, so it is the same in every version of Python. The backbone is never
     trained on them.
@@ -39,7 +40,7 @@ def documents(split: Split | None = None) -> list[str]:
         UserError: this Python was installed without its sources.
     """
     texts = _texts()
-    return texts[split] if split else texts["train"] + texts["validation"]
+    return texts[split] if split else [text for name in SPLITS for text in texts[name]]
 
 
 def documents_fingerprint() -> str:
@@ -49,7 +50,7 @@ def documents_fingerprint() -> str:
 
 @lru_cache(maxsize=1)
 def _texts() -> dict[str, list[str]]:
-    """Both splits; extracted once for each Python (it takes about 2 seconds), then kept as a file."""
+    """All splits; extracted once for each Python (it takes about 2 seconds), then kept as a file."""
     library = Path(sysconfig.get_paths()["stdlib"])
     python = hashlib.sha256(f"{FORMAT} {sys.version} {library}".encode()).hexdigest()[:16]
     path = cache_root() / "pydoc" / f"text-{python}.json"
@@ -67,15 +68,13 @@ def _extract(library: Path) -> dict[str, list[str]]:
     named = sorted([*_topics(), *_modules(library)])
     if sum(len(text) for _, text in named) < SMALLEST_TEXT_CHARACTERS:
         raise UserError("dataset", f"pydoc: this Python comes without the sources of its library ({library})")
-    held_out = [_is_held_out(name) for name, _ in named]
-    return {
-        "train": [text for (_, text), held in zip(named, held_out, strict=True) if not held],
-        "validation": [text for (_, text), held in zip(named, held_out, strict=True) if held],
-    }
+    return {split: [text for name, text in named if _split_of(name) == split] for split in SPLITS}
 
 
-def _is_held_out(name: str) -> bool:
-    return int(hashlib.sha256(name.encode()).hexdigest(), 16) % VALIDATION_PART == 0
+def _split_of(name: str) -> Split:
+    """By name; of the ten parts these two are the nearest to a tenth of the documents."""
+    held_out: dict[int, Split] = {0: "validation", 5: "test"}
+    return held_out.get(int(hashlib.sha256(name.encode()).hexdigest(), 16) % HELD_OUT_PART, "train")
 
 
 def _topics() -> Iterator[tuple[str, str]]:

@@ -49,8 +49,8 @@ def prepare(space: Space, console: Console) -> Preparation:
 
 def data_line(data: "DataSummary") -> str:
     """What the data set holds and what was left out."""
-    line = f"Data: {data.documents:,} documents, {data.train_windows:,} windows to train on"
-    line += f" and {data.validation_windows:,} to validate on"
+    line = f"Data: {data.documents:,} documents, {data.train_windows:,} windows to train on, "
+    line += f"{data.validation_windows:,} to validate on and {data.test_windows:,} to test on"
     if data.dropped_documents:
         line += f"; {data.dropped_documents:,} documents were too short"
     if not data.from_cache:

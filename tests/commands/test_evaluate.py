@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,29 @@ def test_the_amount_can_be_chosen(plan: TrialPlan, tmp_path: Path) -> None:
 
     assert few["windows"] == 3
     assert 12 < all_held_out["windows"] < everything["windows"]
+
+
+def test_the_test_split_is_other_windows_than_the_search_saw(plan: TrialPlan, tmp_path: Path) -> None:
+    counts = read_config(plan.folder / "best").origin.data
+
+    found = scores_of(plan, tmp_path, "--split", "test", "--all-windows")
+
+    assert found["split"] == "test" and found["windows"] == counts["test_windows"] > 0
+    assert found["val_loss"] != scores_of(plan, tmp_path, "--all-windows")["val_loss"]
+
+
+def test_a_compressor_from_before_the_test_split_was_trained_on_it(
+    plan: TrialPlan, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old = tmp_path / "old"
+    shutil.copytree(plan.folder / "best", old)
+    config = json.loads((old / "config.json").read_text())
+    del config["origin"]["data"]["test_windows"]
+    (old / "config.json").write_text(json.dumps(config))
+
+    assert evaluate([str(old), "--device", "cpu", "--split", "test"]) == 2
+
+    assert "--split: this compressor is older than the test split" in capsys.readouterr().err
 
 
 def test_the_table_has_every_row_and_fits_80_columns(

@@ -21,13 +21,14 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CMP_CACHE", str(tmp_path_factory.mktemp("text")))
         pydoc_text._texts.cache_clear()
-        return {"train": pydoc.documents("train"), "validation": pydoc.documents("validation")}
+        return {split: pydoc.documents(split) for split in pydoc.SPLITS}
 
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, texts: dict[str, list[str]]) -> Path:
     """An empty cache, a small text and a model of 30 thousand parameters that trains in a second."""
-    small = {"train": [text[:3000] for text in texts["train"][:30]], "validation": texts["validation"][:3]}
+    small = {"train": [text[:3000] for text in texts["train"][:30]]}
+    small |= {split: texts[split][:3] for split in ("validation", "test")}
     monkeypatch.setenv("CMP_CACHE", str(tmp_path))
     monkeypatch.setattr(pydoc_text, "_texts", lambda: small)
     monkeypatch.setitem(pydoc.RECIPES, "pydoc-tiny", TINIEST)
@@ -35,16 +36,19 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, texts: dict[str, list
 
 
 def test_the_text_is_about_two_megabytes_of_documentation(texts: dict[str, list[str]]) -> None:
-    both = texts["train"] + texts["validation"]
+    everything = [text for some in texts.values() for text in some]
 
-    assert 1.5e6 < sum(map(len, both)) < 5e6
-    assert any("json.dumps(obj, *, skipkeys=False" in text for text in both)
-    assert any('The "with" statement' in text for text in both)
+    assert 1.5e6 < sum(map(len, everything)) < 5e6
+    assert any("json.dumps(obj, *, skipkeys=False" in text for text in everything)
+    assert any('The "with" statement' in text for text in everything)
 
 
-def test_the_held_out_documents_are_a_tenth_and_none_is_trained_on(texts: dict[str, list[str]]) -> None:
-    assert 0.05 < len(texts["validation"]) / len(texts["train"] + texts["validation"]) < 0.15
-    assert not set(texts["train"]) & set(texts["validation"])
+def test_a_tenth_of_the_documents_is_for_validation_and_a_tenth_for_test(texts: dict[str, list[str]]) -> None:
+    sizes = {split: len(some) for split, some in texts.items()}
+
+    assert all(0.05 < sizes[split] / sum(sizes.values()) < 0.15 for split in ("validation", "test"))
+    sides = [set(some) for some in texts.values()]
+    assert len(set.union(*sides)) == sum(map(len, sides))
 
 
 def test_entries_are_docstrings_under_their_full_names_and_never_twice() -> None:

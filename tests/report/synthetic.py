@@ -188,7 +188,7 @@ def session(time: float, run: int) -> dict[str, Any]:
         "max_concurrent": 2,
         "resources": {"workers": 1, "cpus_per_worker": 1.0, "gpus_per_worker": 0.0, "max_concurrent": 2},
         "hardware": {"processor": "AMD EPYC", "cores": 2, "memory": "24 GiB"},
-        "data": {"documents": 317, "tokens": 104_502, "train_windows": 671, "validation_windows": 72},
+        "data": {"documents": 317, "tokens": 104_502, "train_windows": 599, "validation_windows": 72, "test_windows": 72},
         "facts": {"model": "5a3c1f", "data": "09bd7e"},
         "time_budget_seconds": None,
         "space": Space.from_dict(SPACE).to_dict(),

@@ -13,6 +13,7 @@ import torch
 import cmp.train.trial as trial_module
 from cmp.model.compression import CompressionModel
 from cmp.space.settings import TrialSettings, Window
+from cmp.train.data import open_data
 from cmp.train.session import EpochReport, LocalSession, TrialOutcome, TrialPlan
 from cmp.train.trial import BACKBONES, DATA, run_trial
 
@@ -107,6 +108,17 @@ def test_a_trial_reports_every_epoch_and_leaves_its_files(unbroken: tuple[TrialP
     assert config["origin"]["trial"] == 3
     assert config["origin"]["data"]["train_windows"] > config["origin"]["data"]["validation_windows"] > 0
     assert (plan.folder / "best" / "compressor.safetensors").stat().st_size > 0
+
+
+def test_a_trial_never_looks_at_the_test_windows(
+    settings: TrialSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What decides must not have seen what the answer is measured on."""
+    data = open_data(settings, Window(settings.cmp_len, settings.seq_len))
+    assert len(data.test) > 0
+    monkeypatch.setattr(trial_module, "_warm_data", lambda *_: replace(data, test=None))  # type: ignore[arg-type]
+
+    assert run_trial(plan_of(replace(settings, n_epochs=1), tmp_path), LocalSession()).status == "finished"
 
 
 def test_validation_agrees_with_a_plain_loop_over_its_windows(

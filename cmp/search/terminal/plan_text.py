@@ -86,12 +86,15 @@ def describe_model(space: Space, facts: ModelFacts) -> list[str]:
 def describe_data(space: Space, summary: "DataSummary") -> list[str]:
     """Documents, tokens and windows, what was dropped, and how tokenizing went."""
     how = "were tokenized before" if summary.from_cache else f"tokenized in {summary.seconds:.1f} s"
-    split = "its own validation split" if summary.own_validation else "a tenth of the documents held out"
+    own = [name for name in ("validation", "test") if name in summary.own_splits]
+    here = [name for name in ("validation", "test") if name not in own]
+    splits = [f"its own {' and '.join(own)}"] if own else []
+    splits += [f"a tenth of the documents held out for {' and as much for '.join(here)}"] if here else []
     return [
         f"Data: {space.fixed['dataset']}, {count(summary.documents, 'document')}, {summary.tokens:,} tokens, {how} "
-        f"({summary.tokens_per_second:,.0f} tokens/s); {split}",
+        f"({summary.tokens_per_second:,.0f} tokens/s); {', '.join(splits)}",
         f"Windows: {_window_text(space)}; {summary.train_windows:,} to train on, {summary.validation_windows:,} to "
-        f"validate on ({_validated(space, summary.validation_windows):,} used)",
+        f"validate on ({_validated(space, summary.validation_windows):,} used), {summary.test_windows:,} to test on",
         f"Dropped: {count(summary.dropped_documents, 'document')} too short for a window, and with the ends of others "
         f"{summary.dropped_tokens:,} tokens ({_percent(summary.dropped_tokens, summary.tokens)})",
     ]

@@ -3,6 +3,7 @@
     <data root>/tokens/<fingerprint>/
         train.arrow         Arrow IPC file, one column `tokens` of lists, one row per document
         validation.arrow    where the data set has its own validation split
+        test.arrow          where it has its own test split
         facts.json          counts, time taken, what the fingerprint was made of
 
 Values of the column lie flat in the file as uint16 (uint32 where the vocabulary needs it), so reading them copies
@@ -34,8 +35,8 @@ from cmp.train.data.errors import DataError
 from cmp.train.data.progress import progress_bar
 from cmp.train.data.tokenize import Encode, encoder, tokenize
 
-FORMAT = 1  # raise when what is written, or how documents are read or tokenized, changes
-SPLITS = ("train", "validation")
+FORMAT = 2  # raise when what is written, or how documents are read or tokenized, changes
+SPLITS = ("train", "validation", "test")
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ GLUE_PAIRS = {
     "mnli": ("premise", "hypothesis"),
 }
 GLUE_SINGLES = {"cola": "sentence", "sst2": "sentence"}
+LABEL, HIDDEN_LABEL = "label", -1
 EQUIVALENCE_TASKS = ("mrpc", "qqp")  # label 1: the second text says the same; else the first is its own target
 
 
@@ -61,6 +62,18 @@ class Reading:
     document: Callable[[Mapping[str, Any]], Document | None]
     pairs: bool
 
+    def suits(self, records: Records) -> bool:
+        """Whether another split can be read the same way: GLUE's test splits hide their labels (-1), some all but ids.
+
+        Reads one row where the label says what a pair means.
+        """
+        if not set(self.columns) <= {*records.texts, *records.others}:
+            return False
+        if LABEL not in self.columns:
+            return True
+        first = next(records.rows(self.columns), None)
+        return first is not None and first[LABEL] != HIDDEN_LABEL
+
     def documents(self, records: Records) -> Iterator[Document]:
         """Every document of `records`; a row without a text counts as an empty document."""
         empty: Document = ("", "") if self.pairs else ""
@@ -84,7 +97,7 @@ def choose_reading(records: Records, text_column: str | None, task: str | None, 
         return _text(_known(text_column, records, where))
     pair = GLUE_PAIRS.get(task or "") or next((pair for pair in PAIR_COLUMNS if set(pair) <= set(records.texts)), None)
     if pair and set(pair) <= set(records.texts):
-        by_label = task in EQUIVALENCE_TASKS and "label" in records.others
+        by_label = task in EQUIVALENCE_TASKS and LABEL in records.others
         return _equivalent_pair(*pair) if by_label else _pair(*pair)
     if "text" in records.texts:
         return _text("text")
@@ -117,10 +130,10 @@ def _equivalent_pair(first: str, second: str) -> Reading:
     """Only an equivalent second text follows from the first; where it is not, the first is to be said again."""
 
     def document(row: Mapping[str, Any]) -> Document | None:
-        target = second if row["label"] == 1 else first
+        target = second if row[LABEL] == 1 else first
         return (row[first], row[target]) if row[first] and row[target] else None
 
-    return Reading((first, second, "label"), document, pairs=True)
+    return Reading((first, second, LABEL), document, pairs=True)
 
 
 def column_kinds(row: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -16,7 +16,7 @@ from cmp.train.data.columns import GLUE_PAIRS, GLUE_SINGLES, Document, Reading, 
 from cmp.train.data.errors import DataError
 
 HUB_NAMES = {"openwebtext": "Skylion007/openwebtext", "glue": "nyu-mll/glue"}
-VALIDATION_PART = 10  # with a limit, one in this many documents comes from a data set's own validation split
+HELD_OUT_PART = 10  # with a limit, one in this many documents comes from each split that a data set holds out itself
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Documents:
     """What `dataset` names, opened.
 
     Args:
-        splits: "train", and "validation" where the data set has its own.
+        splits: "train", and "validation" and "test" where the data set has its own.
         pairs: whether documents are (context, target) pairs.
         revision: the hub's commit, where known.
     """
@@ -75,10 +75,9 @@ def open_documents(settings: TrialSettings) -> Documents:
     if dataset == "pydoc":
         from cmp.model import pydoc
 
-        splits = {"train": pydoc.documents("train"), "validation": pydoc.documents("validation")}
-        return Documents(
-            _limited({n: Split(texts.__iter__, len(texts)) for n, texts in splits.items()}, settings), False
-        )
+        texts = {str(name): pydoc.documents(name) for name in pydoc.SPLITS}
+        splits = {name: Split(some.__iter__, len(some)) for name, some in texts.items()}
+        return Documents(_limited(splits, settings), pairs=False)
     if _is_local(dataset):
         return _documents(_local_records(settings), settings, _local_task(settings), None)
     name, config, revision = _hub_name(settings)
@@ -91,7 +90,7 @@ def _documents(
     records: dict[str, Records], settings: TrialSettings, task: str | None, revision: str | None
 ) -> Documents:
     reading = choose_reading(records["train"], settings.text_column, task, settings.dataset)
-    splits = {name: _split(rows, reading) for name, rows in records.items() if name in ("train", "validation")}
+    splits = {name: _split(rows, reading) for name, rows in records.items() if name != "test" or reading.suits(rows)}
     return Documents(_limited(splits, settings), reading.pairs, revision)
 
 
@@ -100,11 +99,12 @@ def _split(records: Records, reading: Reading) -> Split:
 
 
 def _limited(splits: dict[str, Split], settings: TrialSettings) -> dict[str, Split]:
-    """At most `abbrev_len` documents in all; reading stops there."""
+    """At most `abbrev_len` documents in all, a tenth of them from each held-out split; reading stops there."""
     if settings.abbrev_len is None:
         return splits
-    n_validation = max(1, settings.abbrev_len // VALIDATION_PART) if "validation" in splits else 0
-    limits = {"train": settings.abbrev_len - n_validation, "validation": n_validation}
+    held_out = max(1, settings.abbrev_len // HELD_OUT_PART)
+    limits = {name: held_out for name in splits if name != "train"}
+    limits["train"] = max(0, settings.abbrev_len - sum(limits.values()))
     return {name: _first(split, limits[name]) for name, split in splits.items()}
 
 
@@ -132,7 +132,7 @@ def _local_records(settings: TrialSettings) -> dict[str, Records]:
     if path.is_dir() and (not files or settings.dataset_config or _has_configurations(path)):
         return hub.load_folder(path, settings.dataset_config)
     groups = local.group_by_split(files, path if path.is_dir() else Path())
-    return {name: local.read_files(group) for name, group in groups.items() if name != "test"}
+    return {name: local.read_files(group) for name, group in groups.items()}
 
 
 def _has_configurations(folder: Path) -> bool:

@@ -13,6 +13,7 @@ from cmp.train.data.errors import DataError
 
 HUB_TIMEOUT_SECONDS = 10
 VALIDATION_NAMES = ("validation", "valid", "val", "dev", "validation_matched")
+TEST_NAMES = ("test", "test_matched")
 
 
 def is_saved_dataset(folder: Path) -> bool:
@@ -102,15 +103,14 @@ def _datasets() -> Any:
 
 
 def _named_splits(loaded: Mapping[str, Any], where: str) -> dict[str, Records]:
-    """The training split, and the validation split where there is one; others are left out."""
-    validation = next((name for name in VALIDATION_NAMES if name in loaded), None)
-    train = "train" if "train" in loaded else None
-    if train is None and len(loaded) == 1:
-        train, validation = next(iter(loaded)), None
-    if train is None:
+    """The training split, and the validation and test splits where there are any; others are left out."""
+    if len(loaded) == 1:
+        return {"train": _records(next(iter(loaded.values())), where)}
+    if "train" not in loaded:
         raise DataError("dataset", f"{where} has no train split, only {', '.join(loaded)}")
-    named = {"train": _records(loaded[train], where)}
-    return named | ({"validation": _records(loaded[validation], where)} if validation else {})
+    names = {"train": ("train",), "validation": VALIDATION_NAMES, "test": TEST_NAMES}
+    found = {split: next((name for name in some if name in loaded), None) for split, some in names.items()}
+    return {split: _records(loaded[name], where) for split, name in found.items() if name is not None}
 
 
 def _records(split: Any, where: str) -> Records:

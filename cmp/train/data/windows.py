@@ -1,4 +1,4 @@
-"""Which tokens a trial sees: documents split into train and validation, cut into windows, gathered into batches.
+"""Which tokens a trial sees: documents split into train, validation and test, cut into windows, gathered into batches.
 
 Pure arithmetic over token columns: nothing here reads files. Called by `train.data` (which opens the columns), and by
 `loop`, `evaluation` and `bounds` (which ask for batches).
@@ -6,6 +6,7 @@ Pure arithmetic over token columns: nothing here reads files. Called by `train.d
 Shape suffixes: `B` batch, `C` context, `S` target.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -15,7 +16,7 @@ import torch
 from cmp.model.batch import Batch
 from cmp.train.data.errors import DataError
 
-VALIDATION_SHARE = 0.1
+HELD_OUT_SHARE = 0.1  # of the documents for validation, and as much for test
 GOLDEN = 0.6180339887498949  # multiples of it, modulo 1, stay far apart however many there are
 SPLIT_SEED = 0  # not the trial's: a searched seed must not change which documents its trials are compared on
 
@@ -72,26 +73,64 @@ def windows_per_document(lengths: np.ndarray, window_len: int) -> np.ndarray:
     return lengths // window_len
 
 
-def split_documents(windows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Choose the validation documents: a seeded tenth, whatever the windows' length, so that it stays held out.
+@dataclass(frozen=True)
+class Part:
+    """What one side of a split gets, (n,) int64 each: `counts` windows of each of `documents`, from its `first` on."""
+
+    documents: np.ndarray
+    first: np.ndarray
+    counts: np.ndarray
+
+    def __len__(self) -> int:
+        """How many windows."""
+        return int(self.counts.sum())
+
+
+def split_documents(windows: np.ndarray, held_out: Sequence[str]) -> dict[str, Part]:
+    """Choose what is held out: for each purpose a seeded tenth of the documents, whatever the windows' length.
 
     Args:
         windows: (documents,) windows that each document holds.
+        held_out: purposes, such as "validation" and "test", in the seeded order of their documents.
 
     Returns:
-        Indices of the training and of the validation documents, ascending. Where chance left a side without a window
-        and there are two documents with any, the first in the seeded order changes sides.
+        A part for "train" and for each purpose, documents ascending. Where chance left a part without a window, the
+        first document in the seeded order of the largest part changes sides. Where there are fewer documents with
+        windows than parts, documents are split by position: see `split_positions`.
     """
+    n_parts = 1 + len(held_out)
     order = np.random.default_rng(SPLIT_SEED).permutation(len(windows))
-    rank = np.empty(len(windows), np.int64)
-    rank[order] = np.arange(len(windows))
-    held_out = rank < max(1, round(len(windows) * VALIDATION_SHARE))
     useful = order[windows[order] > 0]
-    if len(useful) > 1:
-        for side in (True, False):
-            if not windows[held_out == side].any():
-                held_out[useful[0]] = side
-    return np.flatnonzero(~held_out), np.flatnonzero(held_out)
+    if len(useful) < n_parts:
+        return split_positions(windows, held_out)
+    share = max(1, round(len(windows) * HELD_OUT_SHARE))
+    side = np.zeros(len(windows), np.int64)
+    for number in range(1, n_parts):
+        side[order[(number - 1) * share : number * share]] = number
+    for number in range(n_parts):
+        sizes = np.bincount(side[useful], minlength=n_parts)
+        if not sizes[number]:
+            side[useful[side[useful] == sizes.argmax()][0]] = number
+    documents = {name: np.flatnonzero(side == number) for number, name in enumerate(("train", *held_out))}
+    return {name: Part(some, np.zeros_like(some), windows[some]) for name, some in documents.items()}
+
+
+def split_positions(windows: np.ndarray, held_out: Sequence[str]) -> dict[str, Part]:
+    """A tenth of the windows for each purpose, from the end of the text: for one document, or next to none.
+
+    With one document, "validation" and "test", its last fifth is held out, the test behind the validation part.
+    """
+    useful = np.flatnonzero(windows)
+    counts = windows[useful]
+    ends = np.cumsum(counts)
+    total = int(counts.sum())
+    share = max(1, round(total * HELD_OUT_SHARE))
+    borders = [0, *(max(0, total - share * left) for left in range(len(held_out), -1, -1))]
+    parts = {}
+    for name, start, end in zip(("train", *held_out), borders, borders[1:], strict=False):
+        first, last = (np.clip(at - (ends - counts), 0, counts) for at in (start, end))
+        parts[name] = Part(useful, first, last - first)
+    return parts
 
 
 class TextWindows:
@@ -204,17 +243,25 @@ def _gather(tokens: np.ndarray, positions: np.ndarray, mask: np.ndarray) -> torc
     return torch.from_numpy(np.where(mask, tokens[np.where(mask, positions, 0)], 0).astype(np.int64))
 
 
-def require_windows(n_train: int, n_validation: int, longest: int, window_len: int) -> None:
-    """Raise where there is nothing to train or to validate on.
+_PURPOSES = {"train": "training", "validation": "validation", "test": "testing"}
+
+
+def require_windows(windows: Mapping[str, int], longest: int, window_len: int) -> None:
+    """Raise where there is nothing to train, to validate or to test on.
+
+    Args:
+        windows: how many there are, by split.
+        longest: tokens of the longest document.
+        window_len: tokens of a window.
 
     Raises:
         DataError: says how long a document would have to be.
     """
-    if n_train and n_validation:
+    missing = next((name for name, count in windows.items() if not count), None)
+    if missing is None:
         return
-    missing = "training" if not n_train else "validation"
     raise DataError(
         "dataset",
-        f"no window left for {missing}: a window is {window_len} tokens (the largest cmp_len + seq_len), the longest "
-        f"document has {longest}; shorten cmp_len or seq_len, or use longer or more documents",
+        f"no window left for {_PURPOSES[missing]}: a window is {window_len} tokens (the largest cmp_len + seq_len), "
+        f"the longest document has {longest}; shorten cmp_len or seq_len, or use longer or more documents",
     )

@@ -73,7 +73,15 @@ def test_files_named_after_splits_are_the_data_sets_own_splits(tmp_path: Path, s
     assert read(settings(tmp_path / "data")) == {
         "train": ["train-00000-of-00002", "train-00001-of-00002"],
         "validation": ["validation"],
+        "test": ["test"],
     }
+
+
+def test_a_test_split_without_the_column_is_not_used(tmp_path: Path, settings: Make) -> None:
+    write_jsonl(tmp_path / "train.jsonl", [{"text": "seen"}])
+    write_jsonl(tmp_path / "test.jsonl", [{"id": 1, "question": "what follows?"}])
+
+    assert read(settings(tmp_path)) == {"train": ["seen"]}
 
 
 def test_without_a_file_named_train_every_file_is_text_to_be_split_here(tmp_path: Path, settings: Make) -> None:
@@ -91,7 +99,7 @@ def test_folders_of_save_to_disk_are_read(tmp_path: Path, settings: Make, as_dic
     saved = datasets.DatasetDict(train=train, validation=validation, test=validation) if as_dict else train
     saved.save_to_disk(tmp_path / "saved")
 
-    expected = {"train": ["one", "two"]} | ({"validation": ["three"]} if as_dict else {})
+    expected = {"train": ["one", "two"]} | ({"validation": ["three"], "test": ["three"]} if as_dict else {})
     assert read(settings(tmp_path / "saved")) == expected
 
 
@@ -151,13 +159,14 @@ def test_with_abbrev_len_a_local_file_is_read_no_further(tmp_path: Path, setting
     assert read(settings(path, abbrev_len=2)) == {"train": ["one", "two"]}
 
 
-def test_abbrev_len_counts_both_splits(tmp_path: Path, settings: Make) -> None:
-    for name in ("train", "validation"):
+def test_abbrev_len_counts_all_splits(tmp_path: Path, settings: Make) -> None:
+    for name in ("train", "validation", "test"):
         write_jsonl(tmp_path / f"{name}.jsonl", [{"text": name}] * 50)
 
     splits = read(settings(tmp_path, abbrev_len=20))
 
-    assert {name: len(documents) for name, documents in splits.items()} == {"train": 18, "validation": 2}
+    sizes = {name: len(documents) for name, documents in splits.items()}
+    assert sizes == {"train": 16, "validation": 2, "test": 2}
 
 
 MRPC = {"sentence1": ["a", "b"], "sentence2": ["A", "B"], "label": [1, 0], "idx": [0, 1]}
@@ -172,9 +181,17 @@ def test_in_mrpc_a_pair_that_is_not_equivalent_is_its_first_sentence_twice(
 
     documents = open_documents(settings("glue"))
 
-    assert documents.pairs and set(documents.splits) == {"train", "validation"}
+    assert documents.pairs and set(documents.splits) == {"train", "validation", "test"}
     assert list(documents.splits["train"].documents()) == [("a", "A"), ("b", "b")]
     assert calls[0]["config"] == "mrpc" and not calls[0]["streaming"]
+
+
+def test_a_test_split_whose_labels_are_hidden_cannot_say_what_its_pairs_mean(tmp_path: Path, settings: Make) -> None:
+    questions = {"question1": ["a", "b"], "question2": ["A", "B"], "label": [1, 0]}
+    write_parquet(tmp_path / "qqp" / "train.parquet", questions)
+    write_parquet(tmp_path / "qqp" / "test.parquet", questions | {"label": [-1, -1]})
+
+    assert read(settings(tmp_path / "qqp")) == {"train": [("a", "A"), ("b", "b")]}
 
 
 @pytest.mark.parametrize(
@@ -205,12 +222,12 @@ def test_single_sentences_have_a_meaning_only_for_reconstruction(
         open_documents(settings("glue/sst2"))
 
 
-def test_the_shared_mrpc_has_pairs_and_its_own_validation_split(shared_data: Path, settings: Make) -> None:
+def test_the_shared_mrpc_has_pairs_and_its_own_held_out_splits(shared_data: Path, settings: Make) -> None:
     documents: Documents = open_documents(settings(shared_data / "glue" / "mrpc"))
 
     pairs = {name: list(split.documents()) for name, split in documents.splits.items()}
 
-    assert {name: len(split) for name, split in pairs.items()} == {"train": 3576, "validation": 500}
+    assert {name: len(split) for name, split in pairs.items()} == {"train": 3576, "validation": 500, "test": 1725}
     repeated = sum(context == target for context, target in pairs["train"])
     assert 0.25 < repeated / 3576 < 0.4  # a third of MRPC is not equivalent
 
@@ -222,10 +239,12 @@ def test_the_shared_openwebtext_streams_only_its_beginning(shared_data: Path, se
 def test_the_built_in_text_brings_the_documents_that_its_backbone_never_saw(
     settings: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cmp.model.pydoc_text._texts", lambda: {"train": ["seen"] * 30, "validation": ["unseen"] * 9})
+    texts = {"train": ["seen"] * 30, "validation": ["unseen"] * 9, "test": ["untouched"] * 9}
+    monkeypatch.setattr("cmp.model.pydoc_text._texts", lambda: texts)
 
-    assert read(settings("pydoc")) == {"train": ["seen"] * 30, "validation": ["unseen"] * 9}
-    assert read(settings("pydoc", abbrev_len=10)) == {"train": ["seen"] * 9, "validation": ["unseen"]}
+    assert read(settings("pydoc")) == texts
+    few = {"train": ["seen"] * 8, "validation": ["unseen"], "test": ["untouched"]}
+    assert read(settings("pydoc", abbrev_len=10)) == few
     assert data_identity(settings("pydoc"))["pydoc"]
 
 

@@ -27,23 +27,26 @@ def test_the_summary_counts_what_is_kept_and_dropped(tmp_path: Path, settings: M
     summary = prepare_data(settings(text, cmp_len=6, seq_len=4), WINDOW, tokenizer=tokenizer)
 
     assert (summary.documents, summary.tokens) == (4, 84)
-    assert summary.train_windows + summary.validation_windows == 2 + 0 + 1 + 4
+    assert summary.train_windows + summary.validation_windows + summary.test_windows == 2 + 0 + 1 + 4
+    assert summary.counts["test_windows"] == summary.test_windows > 0
     assert (summary.dropped_documents, summary.dropped_tokens) == (1, 5 + 9)
-    assert not summary.own_validation and not summary.from_cache and summary.cache.is_dir()
+    assert summary.own_splits == ("train",) and not summary.from_cache and summary.cache.is_dir()
     assert prepare_data(settings(text, cmp_len=6, seq_len=4), WINDOW, tokenizer=tokenizer).from_cache
 
 
-def test_validation_documents_are_never_trained_on(tmp_path: Path, settings: Make, tokenizer: ByteTokenizer) -> None:
+def test_held_out_documents_are_never_trained_on_and_test_documents_never_validated_on(
+    tmp_path: Path, settings: Make, tokenizer: ByteTokenizer
+) -> None:
     text = write_documents(tmp_path / "a.txt", [30] * 26)
 
     data = open_data(settings(text, cmp_len=6, seq_len=4), WINDOW, tokenizer=tokenizer)
 
     sides = [
         set(windows.batch(np.arange(len(windows))).target_ids.flatten().tolist())
-        for windows in (data.train, data.validation)
+        for windows in (data.train, data.validation, data.test)
     ]
-    assert (len(data.train), len(data.validation)) == (23 * 3, 3 * 3)
-    assert not sides[0] & sides[1]
+    assert (len(data.train), len(data.validation), len(data.test)) == (20 * 3, 3 * 3, 3 * 3)
+    assert len(set.union(*sides)) == sum(map(len, sides)) == 26
 
 
 def test_a_single_document_is_split_by_position(tmp_path: Path, settings: Make, tokenizer: ByteTokenizer) -> None:
@@ -51,9 +54,10 @@ def test_a_single_document_is_split_by_position(tmp_path: Path, settings: Make, 
 
     data = open_data(settings(tmp_path / "a.txt", cmp_len=6, seq_len=4), WINDOW, tokenizer=tokenizer)
 
-    assert (len(data.train), len(data.validation)) == (45, 5)
-    last = data.train.batch(np.array([44])).target_ids.max()
-    assert data.validation.batch(np.arange(5)).context_ids.min() > last
+    assert (len(data.train), len(data.validation), len(data.test)) == (40, 5, 5)
+    last_trained = data.train.batch(np.array([39])).target_ids.max()
+    validation, test = data.validation.batch(np.arange(5)), data.test.batch(np.arange(5))
+    assert validation.context_ids.min() > last_trained and test.context_ids.min() > validation.target_ids.max()
 
 
 def test_a_data_sets_own_validation_split_is_used(tmp_path: Path, settings: Make, tokenizer: ByteTokenizer) -> None:
@@ -62,8 +66,20 @@ def test_a_data_sets_own_validation_split_is_used(tmp_path: Path, settings: Make
 
     data = open_data(settings(tmp_path, cmp_len=6, seq_len=4), WINDOW, tokenizer=tokenizer)
 
-    assert (len(data.train), len(data.validation)) == (5, 2)
+    assert (len(data.train), len(data.validation), len(data.test)) == (4, 2, 1)
     assert tokenizer.text(data.validation.batch(np.array([1])).target_ids[0]) == "vvvv"
+    assert tokenizer.text(data.test.batch(np.array([0])).target_ids[0]) == "tttt"
+
+
+def test_a_data_sets_own_test_split_is_used(tmp_path: Path, settings: Make, tokenizer: ByteTokenizer) -> None:
+    write_documents(tmp_path / "train.txt", [30] * 20)
+    (tmp_path / "test.txt").write_text("T" * 20, encoding="utf-8")
+
+    data = open_data(settings(tmp_path, cmp_len=6, seq_len=4), WINDOW, tokenizer=tokenizer)
+
+    assert (len(data.train), len(data.validation), len(data.test)) == (18 * 3, 2 * 3, 2)
+    assert tokenizer.text(data.test.batch(np.array([1])).target_ids[0]) == "TTTT"
+    assert data.summary.own_splits == ("train", "test")
 
 
 def test_trials_with_different_lengths_are_scored_on_the_same_tokens(
@@ -107,7 +123,8 @@ def test_pairs_are_masked_and_their_cuts_counted(tmp_path: Path, settings: Make,
     summary = prepare_data(trial, WINDOW, tokenizer=tokenizer)
     data = open_data(trial, WINDOW, tokenizer=tokenizer)
 
-    assert summary.documents == 30 and summary.train_windows + summary.validation_windows == 20
+    windows = (summary.train_windows, summary.validation_windows, summary.test_windows)
+    assert summary.documents == 30 and sum(windows) == 20 and all(windows)
     assert summary.dropped_documents == 10
     assert summary.dropped_tokens == 10 * (
         1 + 2

@@ -3,7 +3,15 @@ import pytest
 import torch
 
 from cmp.train.data.errors import DataError
-from cmp.train.data.windows import Cut, PairWindows, TextWindows, require_windows, split_documents, windows_per_document
+from cmp.train.data.windows import (
+    Cut,
+    PairWindows,
+    Part,
+    TextWindows,
+    require_windows,
+    split_documents,
+    windows_per_document,
+)
 
 ALL = slice(None)
 
@@ -72,29 +80,55 @@ def test_counts_of_tokens_follow_from_the_lengths() -> None:
     assert windows.context_token_count(np.arange(3)) == 9
 
 
-def test_a_tenth_of_the_documents_is_held_out_and_every_document_has_one_side() -> None:
-    train, validation = split_documents(np.ones(200, np.int64))
+BOTH = ("validation", "test")
 
-    assert len(validation) == 20
-    assert sorted([*train, *validation]) == list(range(200))
+
+def documents_of(parts: dict[str, Part]) -> dict[str, list[int]]:
+    return {name: part.documents.tolist() for name, part in parts.items()}
+
+
+def test_a_tenth_of_the_documents_is_for_validation_and_a_tenth_for_test_and_every_document_has_one_side() -> None:
+    sides = documents_of(split_documents(np.ones(200, np.int64), BOTH))
+
+    assert {name: len(documents) for name, documents in sides.items()} == {"train": 160, "validation": 20, "test": 20}
+    assert sorted(document for some in sides.values() for document in some) == list(range(200))
 
 
 def test_the_same_documents_are_held_out_whatever_the_windows_length() -> None:
     lengths = np.random.default_rng(0).integers(50, 400, 300)
 
-    held_out = [set(split_documents(lengths // window_len)[1]) for window_len in (20, 40)]
+    sides = [documents_of(split_documents(lengths // window_len, BOTH)) for window_len in (20, 40)]
 
-    assert held_out[0] == held_out[1]
+    assert sides[0] == sides[1]
 
 
-@pytest.mark.parametrize("useful", [(0, 1), (3, 17), (5, 11)])
-def test_two_documents_long_enough_are_one_on_each_side(useful: tuple[int, int]) -> None:
+@pytest.mark.parametrize("useful", [(0, 1, 2), (3, 17, 4), (5, 11, 19)])
+def test_three_documents_long_enough_are_one_on_each_side(useful: tuple[int, ...]) -> None:
     windows = np.zeros(20, np.int64)
     windows[list(useful)] = 1
 
-    train, validation = split_documents(windows)
+    parts = split_documents(windows, BOTH)
 
-    assert windows[train].sum() == windows[validation].sum() == 1
+    assert [len(part) for part in parts.values()] == [1, 1, 1]
+
+
+def test_what_the_data_set_holds_out_itself_is_not_held_out_again() -> None:
+    windows = np.ones(50, np.int64)
+
+    assert set(split_documents(windows, ())) == {"train"}
+    only_test = documents_of(split_documents(windows, ("test",)))
+    assert (len(only_test["train"]), len(only_test["test"])) == (45, 5)
+
+
+def test_two_documents_are_split_by_position_from_the_end_of_the_second() -> None:
+    parts = split_documents(np.array([0, 15, 5]), BOTH)
+
+    spans = {name: list(zip(part.documents, part.first, part.counts, strict=True)) for name, part in parts.items()}
+    assert spans == {
+        "train": [(1, 0, 15), (2, 0, 1)],
+        "validation": [(1, 15, 0), (2, 1, 2)],
+        "test": [(1, 15, 0), (2, 3, 2)],
+    }
 
 
 def pair_windows(pairs: list[tuple[list[int], list[int]]], cut: Cut) -> PairWindows:
@@ -129,6 +163,8 @@ def test_a_pair_is_reconstructed_from_the_beginning_of_its_first_text() -> None:
 
 def test_no_window_left_says_how_long_a_document_must_be() -> None:
     with pytest.raises(DataError, match=r"140 tokens.*longest document has 90") as caught:
-        require_windows(0, 3, longest=90, window_len=140)
+        require_windows({"train": 0, "validation": 3, "test": 3}, longest=90, window_len=140)
 
     assert caught.value.setting == "dataset"
+    with pytest.raises(DataError, match="no window left for testing"):
+        require_windows({"train": 3, "validation": 3, "test": 0}, longest=90, window_len=140)
