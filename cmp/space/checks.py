@@ -160,9 +160,6 @@ def find_notes(space: Space) -> list[str]:
     if space.searched and count is not None and count < space.search.num_samples:
         text = f"{space.search.num_samples}, but there are only {count} different trials; {count} are run"
         notes.append(str(space.problem("search.num_samples", text)))
-    if "seq_len" in space.searched:
-        text = "is searched: a trial is scored on its own number of target tokens, so compare val_loss with care"
-        notes.append(str(space.problem("seq_len", text)))
     return notes
 
 

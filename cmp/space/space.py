@@ -61,9 +61,8 @@ class Space:
 
     @property
     def window(self) -> Window:
-        """How documents are cut: the largest context and target that can be sampled."""
-        target_len = self.largest("seq_len")
-        return Window(0 if self.fixed["rmb_only"] else self.largest("cmp_len"), target_len)
+        """How documents are cut: the largest context that can be sampled, and the target."""
+        return Window(0 if self.fixed["rmb_only"] else self.largest("cmp_len"), self.largest("seq_len"))
 
     @property
     def max_epochs(self) -> int:

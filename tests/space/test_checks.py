@@ -147,10 +147,6 @@ def test_names_of_the_hub_and_globs_are_left_to_the_reader(load: Load, source: s
             "n_cmps: {choice: [1, 2]}\nsearch: {num_samples: 9}\n",
             "search.num_samples: 9, but there are only 2 different trials; 2 are run",
         ),
-        (
-            "seq_len: {choice: [10, 20]}\nsearch: {num_samples: 2}\n",
-            "seq_len: is searched: a trial is scored on its own number of target tokens, so compare val_loss with care",
-        ),
     ],
 )
 def test_what_is_allowed_but_surprising_is_said(load: Load, text: str, note: str) -> None:

@@ -62,9 +62,9 @@ def test_words_that_yaml_1_1_reads_as_something_else_stay_texts(load: Load) -> N
 
 
 def test_searched_settings_keep_the_order_of_the_file(load: Load) -> None:
-    text = "seq_len: {choice: [10, 20]}\nlr: {uniform: [0.1, 0.2]}\nn_cmps: {int: [1, 2]}\n"
+    text = "cmp_len: {choice: [10, 20]}\nlr: {uniform: [0.1, 0.2]}\nn_cmps: {int: [1, 2]}\n"
 
-    assert list(load(text).searched) == ["seq_len", "lr", "n_cmps"]
+    assert list(load(text).searched) == ["cmp_len", "lr", "n_cmps"]
 
 
 def test_the_file_names_the_experiment_unless_it_says_otherwise(load: Load) -> None:
@@ -153,6 +153,11 @@ def test_an_override_replaces_the_old_spelling_in_the_file(load: Load) -> None:
             "dataset: {choice: [glue, openwebtext]}",
             'dataset: {choice: ["glue", "openwebtext"]} cannot be searched: losses on different texts or tokens '
             "cannot be compared; use one space file for each",
+        ),
+        (
+            "seq_len: {choice: [10, 40]}",
+            "seq_len: {choice: [10, 40]} cannot be searched: losses over more or fewer target tokens cannot be "
+            "compared; use one space file for each",
         ),
         (
             "search: {seed: {int: [0, 3]}}",
