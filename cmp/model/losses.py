@@ -95,14 +95,21 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
 @torch.no_grad()
 def token_scores(hidden: torch.Tensor, labels: torch.Tensor, head: Head) -> tuple[torch.Tensor, torch.Tensor]:
-    """(N,) nll in nats and (N,) rank of the right token (0 = most likely), chunk by chunk."""
+    """(N,) nll in nats and (N,) rank of the right token (0 = most likely), chunk by chunk.
+
+    Of tokens that are equally likely the one with the lower id comes first. In bfloat16 that happens often: a logit
+    near 16 has steps of 1/8, and the right token must not win because it is the right one.
+    """
     with head.weights() as (weight, bias):
         home, hidden, labels = hidden.device, hidden.to(weight.device), labels.to(weight.device)
         nll = torch.empty(len(labels), device=weight.device)
         rank = torch.empty(len(labels), dtype=torch.int64, device=weight.device)
+        ids = torch.arange(weight.shape[0], device=weight.device)
         for part in chunks(len(labels), weight.shape[0], weight.device):
             log_probs = torch.log_softmax(head.logits(hidden[part], weight, bias), dim=-1)
-            right = log_probs.gather(1, labels[part, None])
+            target = labels[part, None]
+            right = log_probs.gather(1, target)
             nll[part] = -right[:, 0]
-            rank[part] = (log_probs > right).sum(-1)
+            tied_before = (log_probs == right).logical_and_(ids < target)
+            rank[part] = (log_probs > right).logical_or_(tied_before).sum(-1)
     return nll.to(home), rank.to(home)

@@ -83,6 +83,22 @@ def test_rank_counts_the_tokens_that_are_likelier() -> None:
     torch.testing.assert_close(nll, torch.log(total) - torch.tensor([4.0, 2.0, 1.0]))
 
 
+def test_equally_likely_tokens_have_different_ranks_so_that_only_one_of_them_counts_as_correct() -> None:
+    """In bfloat16 nine in ten of these tokens share their logit; each of the best was counted as correct."""
+    vocabulary = 4000
+    generator = torch.Generator().manual_seed(0)
+    linear = nn.Linear(64, vocabulary, bias=False).requires_grad_(False)
+    linear.weight[:] = torch.randn(vocabulary, 64, generator=generator)
+    state = torch.randn(1, 64, generator=generator).bfloat16()
+
+    _, rank = token_scores(state.expand(vocabulary, -1), torch.arange(vocabulary), Head(linear.bfloat16()))
+
+    logits = linear(state)[0].float()
+    assert logits.unique().numel() < 0.9 * vocabulary, "there are ties"
+    assert rank.sort().values.tolist() == list(range(vocabulary))
+    assert rank.argsort().tolist() == (-logits).argsort(stable=True).tolist(), "of equals the lower id comes first"
+
+
 def test_no_chunk_exceeds_the_budget_and_every_token_is_in_one() -> None:
     parts = list(losses.chunks(N_TOKENS, VOCABULARY, torch.device("cpu")))
     assert [part.stop - part.start for part in parts] == [16, 16, 5]
