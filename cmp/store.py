@@ -1,6 +1,8 @@
-"""Writing what must survive a crash: to a temporary name, fsynced, renamed. Used on every floor, imports none.
+"""What must survive a crash, on a disk or on an object store. The ground of all floors, with `objects` below it.
 
-A reader sees the old content or the new, never a mixture.
+On a disk: written to a temporary name, fsynced, renamed. On a store (`objects.ObjectStore`): whole objects. Either way
+a reader sees the old content or the new, never a mixture. A `Twin` is a folder on this disk whose files are sent to a
+store, where there is one.
 """
 
 import contextlib
@@ -8,9 +10,16 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from cmp.objects import NoObjectError, ObjectStore, StoreError, is_url
+
+_CURRENT = "current"
+_FOLDER_TRIES = 5
 
 
 def sync(path: Path) -> None:
@@ -87,11 +96,111 @@ def is_disk_full(error: BaseException) -> bool:
 
 
 @contextlib.contextmanager
-def full_disk_tolerated(log: Callable[[str], None], what: str) -> Iterator[None]:
-    """Where the disk is full, say so in one line and go on with the last good state."""
+def failed_write_tolerated(log: Callable[[str], None], what: str) -> Iterator[None]:
+    """Where the disk is full or the store is away, say so in one line and go on with the last good state."""
     try:
         yield
     except Exception as error:
-        if not is_disk_full(error):
+        if not (is_disk_full(error) or isinstance(error, StoreError)):
             raise
-        log(f"disk full: {what} was not written; the last good one is kept")
+        reason = str(error) if isinstance(error, StoreError) else "disk full"
+        log(f"{reason}: {what} was not written; the last good one is kept")
+
+
+@dataclass(frozen=True)
+class Twin:
+    """A folder on this disk, and its counterpart on an object store; where there is none, all here does nothing.
+
+    Writers write to the disk first, as ever, and then send; readers fetch what is missing and read the disk.
+    """
+
+    path: Path
+    url: str | None = None
+
+    def __truediv__(self, name: str) -> "Twin":
+        return Twin(self.path / name, None if self.url is None else f"{self.url}/{name}")
+
+    @property
+    def store(self) -> ObjectStore | None:
+        """The counterpart."""
+        return None if self.url is None else ObjectStore(self.url)
+
+    def names(self) -> list[str]:
+        """What the counterpart holds."""
+        return [] if self.store is None else self.store.list()
+
+    def send(self, name: str) -> None:
+        """Put a file there."""
+        if self.store is not None:
+            self.store.put(name, (self.path / name).read_bytes())
+
+    def send_once(self, name: str) -> None:
+        """Put a file there unless there is one, which then replaces the one here: whoever comes first is right."""
+        if self.store is not None and not self.store.create_once(name, (self.path / name).read_bytes()):
+            self._write(name, self.store.get(name))
+
+    def fetch(self, name: str) -> None:
+        """Get a file that is only there."""
+        if self.store is not None and not (self.path / name).exists():
+            with contextlib.suppress(NoObjectError):
+                self._write(name, self.store.get(name))
+
+    def drop(self, names: Iterable[str]) -> None:
+        """Delete files there."""
+        if self.store is not None:
+            self.store.delete(names)
+
+    def _write(self, name: str, content: bytes) -> None:
+        with replacing(self.path / name) as temporary:
+            temporary.write_bytes(content)
+
+
+def send_folder(folder: Path, url: str | None, version: str) -> None:
+    """Put the files of a folder (no folders in it) below `url/version/`, then let `url/current` name that version.
+
+    A reader gets all files of one version. The version before stays for readers that are in the midst of it.
+    """
+    if url is None:
+        return
+    store = ObjectStore(url)
+    for path in sorted(folder.iterdir()):
+        store.put(f"{version}/{path.name}", path.read_bytes())
+    try:
+        before = store.get(_CURRENT).decode()
+    except NoObjectError:
+        before = version
+    store.put(_CURRENT, version.encode())
+    store.delete(name for name in store.list() if name != _CURRENT and name.split("/")[0] not in (version, before))
+
+
+@contextlib.contextmanager
+def local_folder(place: str | Path) -> Iterator[Path]:
+    """A folder that can be read: the one that is named, or a copy of what `send_folder` or anybody put at a URL.
+
+    The copy vanishes with the block. It is empty where there is nothing at the URL.
+    """
+    if not is_url(place):
+        yield Path(place)
+        return
+    with tempfile.TemporaryDirectory(prefix="cmp-") as temporary:
+        _fetch_folder(ObjectStore(str(place)), Path(temporary))
+        yield Path(temporary)
+
+
+def _fetch_folder(store: ObjectStore, target: Path) -> None:
+    """All files of the current version, or those that lie at the URL itself where no version is named."""
+    for tries_left in reversed(range(_FOLDER_TRIES)):
+        try:
+            version = store.get(_CURRENT).decode() + "/"
+        except NoObjectError:
+            version = ""
+        names = [name for name in store.list(version) if "/" not in name.removeprefix(version)]
+        try:
+            contents = store.get_all(names)
+        except NoObjectError:  # two versions came meanwhile
+            if not tries_left:
+                raise
+            continue
+        for name, content in zip(names, contents, strict=True):
+            (target / name.removeprefix(version)).write_bytes(content)
+        return

@@ -1,9 +1,12 @@
-"""Real, tiny objects that every test directory may use: a saved two-layer model with its tokenizer, and a text."""
+"""Real, tiny objects that every test directory may use: a saved two-layer model, a text, an object store."""
 
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.stores import Gate, forget_connections, make_bucket, s3_environment, start_s3
 from tests.tiny import save_tiny_model, write_tiny_text
 
 
@@ -17,3 +20,22 @@ def tiny_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_text_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Forty short documents of 300 to 600 characters, separated by `<|endoftext|>` lines."""
     return write_tiny_text(tmp_path_factory.mktemp("tiny-text") / "tiny.txt")
+
+
+@pytest.fixture(scope="session")
+def s3_gate() -> Iterator[Gate]:
+    """An S3 of this session on a free port of this machine, behind a gate that can be shut."""
+    with start_s3() as port:
+        yield Gate(port)
+
+
+@pytest.fixture
+def s3(s3_gate: Gate, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """`s3://<a bucket of its own>/results`, with everything in the environment that it needs."""
+    for name, value in s3_environment(s3_gate.port).items():
+        monkeypatch.setenv(name, value)
+    bucket = f"bucket-{uuid.uuid4().hex[:12]}"
+    make_bucket(s3_gate.port, bucket)
+    forget_connections()
+    yield f"s3://{bucket}/results"
+    forget_connections()

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from cmp.store import full_disk_tolerated, is_disk_full, replace_folder, restore_folder, write_json
+from cmp.store import failed_write_tolerated, is_disk_full, replace_folder, restore_folder, write_json
 
 
 def write_number(number: int):  # noqa: ANN201
@@ -46,10 +46,10 @@ def test_a_crash_between_the_two_renames_is_undone(tmp_path: Path) -> None:
 
 def test_only_a_full_disk_is_tolerated_and_said_in_one_line(tmp_path: Path) -> None:
     lines: list[str] = []
-    with full_disk_tolerated(lines.append, "best/"):
+    with failed_write_tolerated(lines.append, "best/"):
         raise OSError(errno.ENOSPC, "No space left on device")
     assert lines == ["disk full: best/ was not written; the last good one is kept"]
-    with pytest.raises(PermissionError), full_disk_tolerated(lines.append, "best/"):
+    with pytest.raises(PermissionError), failed_write_tolerated(lines.append, "best/"):
         raise PermissionError(errno.EACCES, "denied")
     assert is_disk_full(RuntimeError("I/O error: No space left on device (os error 28)"))
 

@@ -17,7 +17,7 @@ from filelock import FileLock
 
 from cmp.model.backbone import Backbone
 from cmp.space.settings import TrialSettings, Window
-from cmp.store import full_disk_tolerated, write_json
+from cmp.store import failed_write_tolerated, write_json
 from cmp.train.data.windows import WindowSet
 from cmp.train.evaluation import mean_scores
 from cmp.train.metrics import recovered_fraction
@@ -78,7 +78,7 @@ def shared_bounds(
         bounds = found or compute()
         if found is None and workers.leads:
             log(f"bounds: no context {bounds.no_context_loss:.4f}, full context {bounds.full_context_loss:.4f}")
-            with full_disk_tolerated(log, f"bounds/{path.name}"):
+            with failed_write_tolerated(log, f"bounds/{path.name}"):
                 write_json(path, {"key": key, "bounds": asdict(bounds)})
     return bounds
 

@@ -20,7 +20,7 @@ from cmp.model.backbone import Backbone
 from cmp.model.compression import CompressionModel
 from cmp.model.saving import save_compressor
 from cmp.model.steps import LossStep
-from cmp.store import full_disk_tolerated, replace_folder, restore_folder, write_json
+from cmp.store import failed_write_tolerated, replace_folder, restore_folder, write_json
 from cmp.train.bounds import Bounds, bounds_key, compute_bounds, shared_bounds
 from cmp.train.checkpoint import Checkpoint, load_newest, owner_of, save_checkpoint
 from cmp.train.data import TrialData, open_data
@@ -231,7 +231,7 @@ def _warm_data(plan: TrialPlan, backbone: Backbone) -> TrialData:
 
 def _write_settings(plan: TrialPlan, log: TrialLog) -> None:
     content = {"trial": plan.number, "settings": asdict(plan.settings), "window": asdict(plan.window)}
-    with full_disk_tolerated(log, "settings.json"):
+    with failed_write_tolerated(log, "settings.json"):
         write_json(plan.folder / "settings.json", content)
 
 
@@ -246,7 +246,7 @@ def _keep_if_best(trial: Trial, report: EpochReport) -> None:
         "window": asdict(trial.plan.window),
         "data": trial.data.summary.counts,
     }
-    with full_disk_tolerated(trial.log, "best/"):
+    with failed_write_tolerated(trial.log, "best/"):
         replace_folder(trial.plan.folder / "best", lambda new: save_compressor(trial.learner.model, new, extra))
         state.best_val_loss = report.val_loss
 
@@ -257,7 +257,7 @@ def _checkpoint(trial: Trial) -> None:
     def write() -> None:
         optimizer = trial.learner.stepper.optimizer.state_dict()
         trainables = {name: tensor.detach().cpu() for name, tensor in trial.learner.model.state_dict().items()}
-        with full_disk_tolerated(trial.log, f"the checkpoint at loop {trial.state.loops}"):
+        with failed_write_tolerated(trial.log, f"the checkpoint at loop {trial.state.loops}"):
             save_checkpoint(
                 trial.plan.folder / "checkpoints", Checkpoint(trainables, optimizer, trial.state, trial.owner)
             )
