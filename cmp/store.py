@@ -12,11 +12,11 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from cmp.objects import NoObjectError, ObjectStore, StoreError, is_url
+from cmp.objects import BRIEF_SECONDS, PATIENCE_SECONDS, NoObjectError, ObjectStore, StoreError, is_url
 
 _CURRENT = "current"
 _FOLDER_TRIES = 5
@@ -116,14 +116,20 @@ class Twin:
 
     path: Path
     url: str | None = None
+    patience_seconds: float = PATIENCE_SECONDS
 
     def __truediv__(self, name: str) -> "Twin":
-        return Twin(self.path / name, None if self.url is None else f"{self.url}/{name}")
+        return Twin(self.path / name, None if self.url is None else f"{self.url}/{name}", self.patience_seconds)
+
+    @property
+    def briefly(self) -> "Twin":
+        """The same for who would rather fail than wait for a store that is away."""
+        return replace(self, patience_seconds=BRIEF_SECONDS)
 
     @property
     def store(self) -> ObjectStore | None:
         """The counterpart."""
-        return None if self.url is None else ObjectStore(self.url)
+        return None if self.url is None else ObjectStore(self.url, patience_seconds=self.patience_seconds)
 
     def names(self) -> list[str]:
         """What the counterpart holds."""

@@ -1,9 +1,21 @@
 import errno
+import threading
 from pathlib import Path
 
 import pytest
 
-from cmp.store import failed_write_tolerated, is_disk_full, replace_folder, restore_folder, write_json
+from cmp.objects import ObjectStore
+from cmp.store import (
+    Twin,
+    failed_write_tolerated,
+    is_disk_full,
+    local_folder,
+    replace_folder,
+    restore_folder,
+    send_folder,
+    write_json,
+    write_text,
+)
 
 
 def write_number(number: int):  # noqa: ANN201
@@ -60,3 +72,61 @@ def test_json_appears_whole(tmp_path: Path) -> None:
     with pytest.raises(TypeError):
         write_json(tmp_path / "deep" / "a.json", {"a": object()})
     assert "2.5" in (tmp_path / "deep" / "a.json").read_text()
+
+
+def test_a_twin_without_a_store_is_a_folder_and_nothing_more(tmp_path: Path) -> None:
+    twin = Twin(tmp_path) / "deep"
+    for act in (twin.send, twin.send_once, twin.fetch):
+        act("never-written")
+    twin.drop(["never-written"])
+    assert twin.names() == []
+    assert not twin.path.exists()
+
+
+def test_what_one_twin_sends_another_machine_fetches(tmp_path: Path, s3: str) -> None:
+    here, there = Twin(tmp_path / "a", s3) / "x", Twin(tmp_path / "b", s3) / "x"
+    write_text(here.path / "file", "one")
+    here.send("file")
+    assert there.names() == ["file"]
+    there.fetch("file")
+    there.fetch("missing")
+    assert [path.name for path in there.path.iterdir()] == ["file"]
+    write_text(here.path / "file", "two")
+    here.send("file")
+    there.fetch("file")
+    assert (there.path / "file").read_text() == "one", "what is here already is not asked for again"
+    here.drop(["file"])
+    assert there.names() == []
+
+
+def test_a_reader_gets_a_folder_of_one_version_while_others_come(tmp_path: Path, s3: str) -> None:
+    def send(version: int) -> None:
+        folder = tmp_path / f"v{version}"
+        folder.mkdir()
+        for name in "abc":
+            (folder / name).write_text(str(version))
+        send_folder(folder, s3, str(version))
+
+    send(0)
+    writer = threading.Thread(target=lambda: [send(version) for version in range(1, 30)])
+    writer.start()
+    seen = set()
+    while writer.is_alive():
+        with local_folder(s3) as folder:
+            contents = [path.read_text() for path in folder.iterdir()]
+        assert len(contents) == 3 and len(set(contents)) == 1
+        seen.add(contents[0])
+    assert len(seen) > 2
+    assert ObjectStore(s3).get("current") == b"29"
+    assert {name.split("/")[0] for name in ObjectStore(s3).list()} == {"28", "29", "current"}, "the one before stays"
+
+
+def test_a_folder_is_read_where_it_is_and_a_url_without_versions_as_it_is(tmp_path: Path, s3: str) -> None:
+    with local_folder(tmp_path) as folder:
+        assert folder == tmp_path
+    with local_folder(f"{s3}/nothing") as folder:
+        assert list(folder.iterdir()) == []
+    ObjectStore(s3).put("plain/config.json", b"{}")
+    with local_folder(f"{s3}/plain") as folder:
+        assert (folder / "config.json").read_text() == "{}"
+    assert not folder.exists(), "a copy is for the time of the block"

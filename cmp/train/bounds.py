@@ -17,7 +17,7 @@ from filelock import FileLock
 
 from cmp.model.backbone import Backbone
 from cmp.space.settings import TrialSettings, Window
-from cmp.store import failed_write_tolerated, write_json
+from cmp.store import Twin, failed_write_tolerated, write_json
 from cmp.train.data.windows import WindowSet
 from cmp.train.evaluation import mean_scores
 from cmp.train.metrics import recovered_fraction
@@ -64,23 +64,28 @@ def bounds_key(
     }
 
 
-def shared_bounds(
-    folder: Path, key: dict[str, Any], compute: Callable[[], Bounds], workers: Workers, log: Log
-) -> Bounds:
-    """Read the bounds of `key` from `folder`, or compute them once while other trials wait."""
+def shared_bounds(home: Twin, key: dict[str, Any], compute: Callable[[], Bounds], workers: Workers, log: Log) -> Bounds:
+    """Read the bounds of `key` from a folder, or compute them once while this machine's other trials wait.
+
+    Machines that share no disk may compute them at the same time; the first to put them on the store is right for all.
+    """
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
-    path = folder / f"{digest}.json"
-    found = workers.from_leader(_read(path, key) if workers.leads else None)
+    name = f"{digest}.json"
+    found = workers.from_leader(_read(home, name, key) if workers.leads else None)
     if found is not None:
         return found
-    with _locked(path) if workers.leads else contextlib.nullcontext():
-        found = workers.from_leader(_read(path, key) if workers.leads else None)  # computed while we waited
-        bounds = found or compute()
-        if found is None and workers.leads:
+    with _locked(home.path / name) if workers.leads else contextlib.nullcontext():
+        found = workers.from_leader(_read(home, name, key) if workers.leads else None)  # computed while we waited
+        if found is not None:
+            return found
+        bounds = compute()
+        if workers.leads:
             log(f"bounds: no context {bounds.no_context_loss:.4f}, full context {bounds.full_context_loss:.4f}")
-            with failed_write_tolerated(log, f"bounds/{path.name}"):
-                write_json(path, {"key": key, "bounds": asdict(bounds)})
-    return bounds
+            with failed_write_tolerated(log, f"bounds/{name}"):
+                write_json(home.path / name, {"key": key, "bounds": asdict(bounds)})
+                home.send_once(name)
+                bounds = _read(home, name, key) or bounds
+        return workers.from_leader(bounds)
 
 
 def compute_bounds(backbone: Backbone, windows: WindowSet, batches: list[np.ndarray], workers: Workers) -> Bounds:
@@ -90,10 +95,11 @@ def compute_bounds(backbone: Backbone, windows: WindowSet, batches: list[np.ndar
     return Bounds(without.loss, full.loss, without.accuracy, full.accuracy, full.tokens)
 
 
-def _read(path: Path, key: dict[str, Any]) -> Bounds | None:
-    """What `path` says of `key`; None where it is missing or torn."""
+def _read(home: Twin, name: str, key: dict[str, Any]) -> Bounds | None:
+    """What the file says of `key`; None where it is missing or torn."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        home.fetch(name)
+        content = json.loads((home.path / name).read_text(encoding="utf-8"))
         return Bounds(**content["bounds"]) if content["key"] == key else None
     except (OSError, ValueError, KeyError, TypeError):
         return None

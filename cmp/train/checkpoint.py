@@ -9,7 +9,7 @@ import io
 import pickle
 import re
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from cmp.space.settings import TrialSettings
-from cmp.store import replacing
+from cmp.store import Twin, replacing
 from cmp.train.state import TrialState
 
 FORMAT = 1
@@ -54,11 +54,11 @@ def owner_of(settings: TrialSettings, data_fingerprint: str, backbone: str) -> d
     return {"settings": shaping, "data": data_fingerprint, "backbone": backbone}
 
 
-def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
-    """Write the checkpoint atomically and delete all but the newest two.
+def save_checkpoint(home: Twin, checkpoint: Checkpoint) -> Path:
+    """Write the checkpoint atomically, to the disk and then to the store, and delete all but the newest two.
 
     Raises:
-        OSError: the disk is full, for one; the older checkpoints are then still there.
+        OSError: the disk is full or the store away, for one; the older checkpoints are then still there.
     """
     content = {
         "format": FORMAT,
@@ -69,24 +69,32 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
     }
     buffer = io.BytesIO()  # torch's own file writer hides the error number of a full disk
     torch.save(content, buffer)
-    path = folder / f"loop-{checkpoint.state.loops:09d}.pt"
+    path = home.path / f"loop-{checkpoint.state.loops:09d}.pt"
     with replacing(path) as temporary:
         temporary.write_bytes(buffer.getbuffer())
-    for old in _newest_first(folder)[KEPT:]:
-        old.unlink(missing_ok=True)
+    for old in _newest_first(file.name for file in home.path.iterdir())[KEPT:]:
+        (home.path / old).unlink(missing_ok=True)
+    home.send(path.name)
+    home.drop(_newest_first(home.names())[KEPT:])
     return path
 
 
-def load_newest(folder: Path, owner: dict[str, Any], log: Callable[[str], None]) -> Checkpoint | None:
-    """The newest checkpoint that can be read and belongs to `owner`; others are passed over with a line in the log."""
-    for path in _newest_first(folder):
+def load_newest(home: Twin, owner: dict[str, Any], log: Callable[[str], None]) -> Checkpoint | None:
+    """The newest checkpoint that can be read and belongs to `owner`; others are passed over with a line in the log.
+
+    Raises:
+        StoreError: the store is away; what it holds must not be passed over.
+    """
+    here = [path.name for path in home.path.glob("loop-*.pt")]
+    for name in _newest_first({*here, *home.names()}):
+        home.fetch(name)
         try:
-            checkpoint = _read(path)
+            checkpoint = _read(home.path / name)
         except _UNREADABLE as error:
-            log(f"checkpoint {path.name} cannot be read ({_first_line(error)}); trying the one before it")
+            log(f"checkpoint {name} cannot be read ({_first_line(error)}); trying the one before it")
             continue
         if checkpoint.owner != owner:
-            log(f"checkpoint {path.name} belongs to other {_differences(checkpoint.owner, owner)}; it is not used")
+            log(f"checkpoint {name} belongs to other {_differences(checkpoint.owner, owner)}; it is not used")
             continue
         return checkpoint
     return None
@@ -108,10 +116,9 @@ def _read(path: Path) -> Checkpoint:
     return Checkpoint(content["trainables"], content["optimizer"], state, content["owner"])
 
 
-def _newest_first(folder: Path) -> list[Path]:
-    """The checkpoints in `folder`, by the number of loops in their names."""
-    found = [path for path in folder.glob("loop-*.pt") if _NAME.fullmatch(path.name)]
-    return sorted(found, key=lambda path: path.name, reverse=True)
+def _newest_first(names: Iterable[str]) -> list[str]:
+    """The names of checkpoints among others, by the number of loops in them."""
+    return sorted(filter(_NAME.fullmatch, names), reverse=True)
 
 
 def _differences(theirs: dict[str, Any], ours: dict[str, Any]) -> str:

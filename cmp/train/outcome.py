@@ -4,6 +4,7 @@ from typing import Literal
 
 import torch
 
+from cmp.objects import StoreError
 from cmp.space.errors import UserError
 from cmp.space.settings import TrialSettings
 
@@ -42,9 +43,11 @@ class LeaveRequestedError(TrialFailedError):
 
 
 def as_failure(error: Exception, settings: TrialSettings) -> TrialFailedError:
-    """The outcome that an exception stands for."""
+    """The outcome that an exception stands for; a store that is away is no fault of the trial, which goes on later."""
     if isinstance(error, TrialFailedError):
         return error
+    if isinstance(error, StoreError) and error.passing:
+        return TrialFailedError("interrupted", str(error))
     if is_out_of_memory(error):
         return TrialFailedError("out_of_memory", memory_hint(settings))
     message = next((line.strip() for line in str(error).splitlines() if line.strip()), "")[:300]

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from cmp.space.settings import TrialSettings, Window
+from cmp.store import Twin
 
 if TYPE_CHECKING:
     import torch
@@ -57,12 +58,27 @@ class TrialOutcome:
 
 @dataclass(frozen=True)
 class TrialPlan:
-    """One trial to run: what to do, how the data is cut, and the folder that holds its checkpoints and log."""
+    """One trial to run: what to do, how the data is cut, and the folder that holds its checkpoints and log.
+
+    Where results go to an object store, `url` is that folder's place there, and `folder` a copy on this machine.
+    """
 
     number: int
     settings: TrialSettings
     window: Window
     folder: Path
+    url: str | None = None
+
+    @property
+    def home(self) -> Twin:
+        """The folder, and its counterpart on the store."""
+        return Twin(self.folder, self.url)
+
+    @property
+    def bounds(self) -> Twin:
+        """The bounds that all trials of the search share, beside the trials' folders."""
+        root = None if self.url is None else self.url.rsplit("/", 2)[0]
+        return Twin(self.folder.parent.parent, root) / "bounds"
 
 
 class Session(Protocol):

@@ -1,7 +1,8 @@
 """One trial, from its settings to its outcome. `run_trial` is all that `search` needs of this package.
 
 A trial's folder: `settings.json`, `log.txt`, `checkpoints/` (the newest two) and `best/` (the compressor of the best
-epoch). What is written comes before what is said: best weights, then checkpoint, then report.
+epoch). What is written comes before what is said: best weights, then checkpoint, then report. Where results go to an
+object store, each is written to this disk first, and then put there.
 """
 
 import gc
@@ -20,7 +21,7 @@ from cmp.model.backbone import Backbone
 from cmp.model.compression import CompressionModel
 from cmp.model.saving import save_compressor
 from cmp.model.steps import LossStep
-from cmp.store import failed_write_tolerated, replace_folder, restore_folder, write_json
+from cmp.store import failed_write_tolerated, replace_folder, restore_folder, send_folder, write_json
 from cmp.train.bounds import Bounds, bounds_key, compute_bounds, shared_bounds
 from cmp.train.checkpoint import Checkpoint, load_newest, owner_of, save_checkpoint
 from cmp.train.data import TrialData, open_data
@@ -72,15 +73,16 @@ def run_trial(plan: TrialPlan, session: Session) -> TrialOutcome:
     Raises:
         PeerLostError: another worker died; the group should be started again and will go on from the last checkpoint.
     """
+    log = TrialLog(plan.home, session.rank)
     try:
-        return _run_to_outcome(plan, session)
+        return _run_to_outcome(plan, session, log)
     finally:
+        log.send()
         _release_memory(session.device)
 
 
-def _run_to_outcome(plan: TrialPlan, session: Session) -> TrialOutcome:
+def _run_to_outcome(plan: TrialPlan, session: Session, log: TrialLog) -> TrialOutcome:
     """The phases, with every exception of the trial's own turned into its outcome."""
-    log = TrialLog(plan.folder / "log.txt", prefix="" if session.rank == 0 else f"worker {session.rank}: ")
     workers = Workers(session, plan.settings)
     state = TrialState()
     try:
@@ -107,7 +109,7 @@ def prepare(plan: TrialPlan, session: Session, workers: Workers, state: TrialSta
     data = workers.agreed(lambda: _warm_data(plan, backbone))
     slices = validation_batches(len(data.validation), settings.val_batch_size, settings.max_val_loops)
     bounds = shared_bounds(
-        plan.folder.parent.parent / "bounds",
+        plan.bounds,
         bounds_key(settings, plan.window, data.fingerprint, backbone, len(slices)),
         lambda: compute_bounds(backbone, data.validation, slices, workers),
         workers,
@@ -125,7 +127,7 @@ def resume(trial: Trial) -> None:
     """Take up the newest checkpoint that rank 0 can read, and report its history again: the search drops repeats."""
     workers, learner = trial.learner.workers, trial.learner
     restore_folder(trial.plan.folder / "best") if workers.leads else None
-    found = load_newest(trial.plan.folder / "checkpoints", trial.owner, trial.log) if workers.leads else None
+    found = load_newest(trial.plan.home / "checkpoints", trial.owner, trial.log) if workers.leads else None
     checkpoint = workers.from_leader(found)
     if checkpoint is None:
         return
@@ -233,6 +235,7 @@ def _write_settings(plan: TrialPlan, log: TrialLog) -> None:
     content = {"trial": plan.number, "settings": asdict(plan.settings), "window": asdict(plan.window)}
     with failed_write_tolerated(log, "settings.json"):
         write_json(plan.folder / "settings.json", content)
+        plan.home.send("settings.json")
 
 
 def _keep_if_best(trial: Trial, report: EpochReport) -> None:
@@ -247,7 +250,9 @@ def _keep_if_best(trial: Trial, report: EpochReport) -> None:
         "data": trial.data.summary.counts,
     }
     with failed_write_tolerated(trial.log, "best/"):
-        replace_folder(trial.plan.folder / "best", lambda new: save_compressor(trial.learner.model, new, extra))
+        best = trial.plan.home / "best"
+        replace_folder(best.path, lambda new: save_compressor(trial.learner.model, new, extra))
+        send_folder(best.path, best.url, version=str(report.epoch))
         state.best_val_loss = report.val_loss
 
 
@@ -259,7 +264,7 @@ def _checkpoint(trial: Trial) -> None:
         trainables = {name: tensor.detach().cpu() for name, tensor in trial.learner.model.state_dict().items()}
         with failed_write_tolerated(trial.log, f"the checkpoint at loop {trial.state.loops}"):
             save_checkpoint(
-                trial.plan.folder / "checkpoints", Checkpoint(trainables, optimizer, trial.state, trial.owner)
+                trial.plan.home / "checkpoints", Checkpoint(trainables, optimizer, trial.state, trial.owner)
             )
 
     workers = trial.learner.workers
@@ -278,7 +283,7 @@ def _failed(error: Exception, plan: TrialPlan, state: TrialState, log: TrialLog)
     """An outcome in place of an exception; what is kept warm is dropped where memory ran out."""
     failure = as_failure(error, plan.settings)
     if failure.kind == "interrupted":
-        log("interrupted before training began")
+        log(f"interrupted before training began: {failure.reason}")
         return TrialOutcome("interrupted", state.epoch)
     details = "" if failure.elsewhere or failure.kind == "diverged" else "\n" + traceback.format_exc()
     log(f"{failure.kind}: {failure.reason}{details}")

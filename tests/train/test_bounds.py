@@ -8,6 +8,7 @@ import pytest
 
 import cmp.train.trial as trial_module
 from cmp.space.settings import TrialSettings, Window
+from cmp.store import Twin
 from cmp.train.bounds import Bounds, shared_bounds
 from cmp.train.session import LocalSession, TrialPlan
 from cmp.train.sync import Workers
@@ -70,12 +71,12 @@ def test_trials_share_bounds_unless_they_are_scored_otherwise(
 
 def test_a_torn_file_is_computed_again(tmp_path: Path) -> None:
     workers = Workers(LocalSession(), SETTINGS)
-    shared_bounds(tmp_path, {"a": 1}, lambda: BOUNDS, workers, lambda _: None)
+    shared_bounds(Twin(tmp_path), {"a": 1}, lambda: BOUNDS, workers, lambda _: None)
     (path,) = tmp_path.glob("*.json")
     path.write_text(path.read_text()[:-20])
     other = replace(BOUNDS, tokens=7)
-    assert shared_bounds(tmp_path, {"a": 1}, lambda: other, workers, lambda _: None) == other
-    assert shared_bounds(tmp_path, {"a": 1}, lambda: BOUNDS, workers, lambda _: None) == other
+    assert shared_bounds(Twin(tmp_path), {"a": 1}, lambda: other, workers, lambda _: None) == other
+    assert shared_bounds(Twin(tmp_path), {"a": 1}, lambda: BOUNDS, workers, lambda _: None) == other
 
 
 def test_trials_that_want_them_at_once_compute_them_once(tmp_path: Path) -> None:
@@ -88,7 +89,7 @@ def test_trials_that_want_them_at_once_compute_them_once(tmp_path: Path) -> None
 
     def trial() -> None:
         together.wait()
-        got.append(shared_bounds(tmp_path, {"a": 1}, compute, Workers(LocalSession(), SETTINGS), lambda _: None))
+        got.append(shared_bounds(Twin(tmp_path), {"a": 1}, compute, Workers(LocalSession(), SETTINGS), lambda _: None))
 
     threads = [threading.Thread(target=trial) for _ in range(4)]
     for thread in threads:

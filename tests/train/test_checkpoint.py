@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from cmp.space.settings import TrialSettings
+from cmp.store import Twin
 from cmp.train.checkpoint import Checkpoint, load_newest, owner_of, save_checkpoint
 from cmp.train.session import EpochReport
 from cmp.train.state import LossSums, TrialState
@@ -33,8 +34,8 @@ def checkpoint_at(loops: int) -> Checkpoint:
 
 def test_a_checkpoint_comes_back_bit_by_bit(tmp_path: Path) -> None:
     saved = checkpoint_at(10)
-    save_checkpoint(tmp_path, saved)
-    loaded = load_newest(tmp_path, OWNER, pytest.fail)
+    save_checkpoint(Twin(tmp_path), saved)
+    loaded = load_newest(Twin(tmp_path), OWNER, pytest.fail)
     assert loaded is not None
     assert loaded.state == saved.state
     assert torch.equal(loaded.trainables["tokens"], saved.trainables["tokens"])
@@ -44,14 +45,14 @@ def test_a_checkpoint_comes_back_bit_by_bit(tmp_path: Path) -> None:
 
 def test_the_newest_two_are_kept(tmp_path: Path) -> None:
     for loops in (5, 100, 20):
-        save_checkpoint(tmp_path, checkpoint_at(loops))
+        save_checkpoint(Twin(tmp_path), checkpoint_at(loops))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["loop-000000020.pt", "loop-000000100.pt"]
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "flipped", "text"])
 def test_a_damaged_checkpoint_is_passed_over_with_one_line(tmp_path: Path, damage: str) -> None:
-    save_checkpoint(tmp_path, checkpoint_at(10))
-    newest = save_checkpoint(tmp_path, checkpoint_at(20))
+    save_checkpoint(Twin(tmp_path), checkpoint_at(10))
+    newest = save_checkpoint(Twin(tmp_path), checkpoint_at(20))
     content = bytearray(newest.read_bytes())
     flip = content.index(checkpoint_at(20).trainables["tokens"].numpy().tobytes()[400:440])  # inside the trainables
     content[flip] ^= 1
@@ -59,39 +60,39 @@ def test_a_damaged_checkpoint_is_passed_over_with_one_line(tmp_path: Path, damag
     newest.write_bytes(damaged[damage])
     lines: list[str] = []
 
-    loaded = load_newest(tmp_path, OWNER, lines.append)
+    loaded = load_newest(Twin(tmp_path), OWNER, lines.append)
 
     assert loaded is not None and loaded.state.loops == 10
     assert len(lines) == 1 and "loop-000000020.pt cannot be read" in lines[0] and "\n" not in lines[0]
 
 
 def test_a_checkpoint_of_other_settings_data_or_weights_is_not_used(tmp_path: Path) -> None:
-    save_checkpoint(tmp_path, checkpoint_at(10))
+    save_checkpoint(Twin(tmp_path), checkpoint_at(10))
     lines: list[str] = []
-    assert load_newest(tmp_path, owner_of(replace(SETTINGS, lr=1.0), "data-1", "weights-1"), lines.append) is None
-    assert load_newest(tmp_path, owner_of(SETTINGS, "data-2", "weights-2"), lines.append) is None
+    assert load_newest(Twin(tmp_path), owner_of(replace(SETTINGS, lr=1.0), "data-1", "weights-1"), lines.append) is None
+    assert load_newest(Twin(tmp_path), owner_of(SETTINGS, "data-2", "weights-2"), lines.append) is None
     assert "other lr;" in lines[0] and "other data, backbone;" in lines[1]
 
 
 def test_moving_the_results_does_not_disown_a_checkpoint(tmp_path: Path) -> None:
-    save_checkpoint(tmp_path, checkpoint_at(10))
+    save_checkpoint(Twin(tmp_path), checkpoint_at(10))
     moved = replace(SETTINGS, save_root="elsewhere", exp_name="renamed", n_data_procs=3, checkpt_mod=7)
-    assert load_newest(tmp_path, owner_of(moved, "data-1", "weights-1"), pytest.fail) is not None
+    assert load_newest(Twin(tmp_path), owner_of(moved, "data-1", "weights-1"), pytest.fail) is not None
 
 
 def test_no_checkpoint_is_no_error(tmp_path: Path) -> None:
-    assert load_newest(tmp_path / "missing", OWNER, pytest.fail) is None
+    assert load_newest(Twin(tmp_path / "missing"), OWNER, pytest.fail) is None
 
 
 def test_a_disk_that_is_full_leaves_the_last_checkpoint_and_no_litter(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    save_checkpoint(tmp_path, checkpoint_at(10))
+    save_checkpoint(Twin(tmp_path), checkpoint_at(10))
 
     def full(_: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space"):
-        save_checkpoint(tmp_path, checkpoint_at(20))
+        save_checkpoint(Twin(tmp_path), checkpoint_at(20))
     assert [path.name for path in tmp_path.iterdir()] == ["loop-000000010.pt"]
