@@ -9,10 +9,11 @@ ledger.
 
 import itertools
 import math
+from bisect import bisect_left, insort
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from cmp.results.agreement import is_trusted, order_agreement
+from cmp.results.agreement import OrderAgreement, is_trusted
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,19 @@ class Decision:
 
     stop: bool
     rung: int | None
+
+
+@dataclass
+class _Rung:
+    """Losses of trials after one epoch: by trial, in order, and how well they foretold those at the next rung."""
+
+    losses: dict[int, float] = field(default_factory=dict)
+    in_order: list[float] = field(default_factory=list)
+    agreement: OrderAgreement = field(default_factory=OrderAgreement)
+
+    def add(self, trial: int, loss: float) -> None:
+        self.losses[trial] = loss
+        insort(self.in_order, loss)
 
 
 class Asha:
@@ -34,10 +48,12 @@ class Asha:
     """
 
     def __init__(self, rungs: Sequence[int], max_epochs: int, *, reduction_factor: int, min_peers: int) -> None:
-        self._next = dict(itertools.pairwise([*rungs, max_epochs]))
+        epochs = [*rungs, max_epochs]
+        self._next = dict(itertools.pairwise(epochs))
+        self._previous = {later: rung for rung, later in self._next.items()}
         self._reduction_factor = reduction_factor
         self._min_peers = min_peers
-        self._losses: dict[int, dict[int, float]] = {epoch: {} for epoch in [*rungs, max_epochs]}
+        self._rungs = {epoch: _Rung() for epoch in epochs}
 
     def record(self, trial: int, epoch: int, loss: float) -> Decision:
         """Enter a trial's loss after an epoch and say whether it should stop there.
@@ -52,23 +68,31 @@ class Asha:
             itself included, unless the rung was seen not to foretell the next. A second report of the same
             (trial, epoch) changes nothing and gives the first answer's rung with stop=False.
         """
-        losses = self._losses.get(epoch)
-        if losses is None or not math.isfinite(loss):
+        rung = self._rungs.get(epoch)
+        if rung is None or not math.isfinite(loss):
             return Decision(stop=False, rung=None)
-        if epoch not in self._next:
-            losses.setdefault(trial, loss)
+        is_last = epoch not in self._next
+        if trial in rung.losses:
+            return Decision(stop=False, rung=None if is_last else epoch)
+        has_peers = len(rung.losses) >= self._min_peers
+        better = bisect_left(rung.in_order, loss)
+        self._enter(trial, epoch, loss)
+        if is_last:
             return Decision(stop=False, rung=None)
-        if trial in losses:
-            return Decision(stop=False, rung=epoch)
-        better = sum(other < loss for other in losses.values())
-        has_peers = len(losses) >= self._min_peers
-        losses[trial] = loss
-        stop = has_peers and better >= self.places(len(losses)) and is_trusted(self.agreement(epoch))
+        stop = has_peers and better >= self.places(len(rung.losses)) and is_trusted(self.agreement(epoch))
         return Decision(stop=stop, rung=epoch)
 
+    def _enter(self, trial: int, epoch: int, loss: float) -> None:
+        self._rungs[epoch].add(trial, loss)
+        for earlier, later in ((self._previous.get(epoch), epoch), (epoch, self._next.get(epoch))):
+            if earlier is not None and later is not None and trial in self._rungs[earlier].losses:
+                after = self._rungs[later].losses.get(trial)
+                if after is not None:
+                    self._rungs[earlier].agreement.add(self._rungs[earlier].losses[trial], after)
+
     def agreement(self, rung: int) -> float | None:
-        """How well the order at a rung foretells that at the next, or at the end; see `order_agreement`."""
-        return order_agreement(self._losses[rung], self._losses[self._next[rung]])
+        """How well the order at a rung foretells that at the next, or at the end; see `OrderAgreement`."""
+        return self._rungs[rung].agreement.share()
 
     def places(self, trials: int) -> int:
         """How many of this many trials at a rung go on: one in `reduction_factor`, rounded up."""
@@ -76,4 +100,4 @@ class Asha:
 
     def losses(self, rung: int) -> dict[int, float]:
         """A copy of the losses at a rung, by trial."""
-        return dict(self._losses[rung])
+        return dict(self._rungs[rung].losses)
