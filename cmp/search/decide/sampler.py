@@ -1,30 +1,23 @@
-"""Which settings to try next: quasi-random points first, then Optuna's TPE over everything that is known.
+"""Which settings to try next: quasi-random points first, then TPE over everything that is known.
 
-`suggest` is a pure function of the space (its seed) and the history: a fresh study and a fresh sampler are built for
-every suggestion, so that a search that was killed and replayed suggests what it would have suggested. Called by the
-ledger. What TPE is told: a finished trial is complete with its best val_loss, a stopped one is pruned with its
-intermediate values (TPE ranks those by the epoch they reached, then by the loss there: which is what ASHA's rungs
-mean). A running trial that has reported is ranked as if it were stopped now; before its first report it is taken for
-bad, so that others keep away (constant liar). Taking all running ones for bad hides the best trials, which are those
-that run longest: with 64 slots in `tests.benchmarks.simulate` (800 epochs, 5 seeds) the best val_loss was 1.756 that
-way and 1.745 this way, with 68 % and 29 % of the epochs wasted; with 2 slots there is no difference. A diverged trial
-or one that ran out of memory counts among the bad ones; one that failed for another reason says nothing about its
-settings.
+A suggestion is a pure function of the space (its seed) and the history, so that a search that was killed and replayed
+suggests what it would have suggested. Called by the ledger.
 """
 
 import itertools
 import math
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from cmp.results.history import History, TrialRecord, is_finite
+from cmp.results.history import History
+from cmp.search.decide.evidence import Evidence
+from cmp.search.decide.tpe import propose, varied
 from cmp.space.domains import Choice, Domain, Int, LogInt, LogUniform
 from cmp.space.space import Space
 
@@ -40,42 +33,74 @@ _RANDOM_TRIES = 100
 """So many random settings are looked at when the sampler insists on settings that were tried before."""
 
 
-def suggest(space: Space, number: int, history: History) -> dict[str, Any]:
-    """The searched settings of a new trial, plain Python values that survive JSON unchanged.
+class Sampler:
+    """Suggests trials of one space.
 
     Args:
         space: gives the domains, `search.seed` and `search.startup_trials`.
-        number: the new trial's number.
-        history: everything that happened before it.
     """
-    if not space.searched:
-        return {}
-    tried = [trial.settings for trial in history.trials.values()]
-    for sampled in _candidates(space, number, history):
-        if sampled not in tried:
-            return sampled
-    return space.sample(random.Random(_seed(space.search.seed, number)))
+
+    def __init__(self, space: Space) -> None:
+        self._space = space
+        self._domains = distributions(space)
+        self._varied = varied(self._domains)
+        self._evidence = Evidence(self._varied)
+
+    def suggest(self, number: int, history: History) -> dict[str, Any]:
+        """The searched settings of a new trial, plain Python values that survive JSON unchanged.
+
+        Args:
+            number: the new trial's number.
+            history: everything that happened before it; of the same search at every call.
+        """
+        if not self._space.searched:
+            return {}
+        self._evidence.update(history)
+        for sampled in self._candidates(number):
+            if not self._evidence.was_tried(sampled):
+                return sampled
+        return self._space.sample(random.Random(_seed(self._space.search.seed, number)))
+
+    def _candidates(self, number: int) -> Iterator[dict[str, Any]]:
+        """What to try, in order of preference: TPE's choice, others of its choices, then anything at all."""
+        space = self._space
+        if self._evidence.ended() < space.search.startup_trials:
+            yield startup_point(space, number)
+        else:
+            for attempt in range(_TRIES):
+                yield self._proposal(_seed(space.search.seed, number, attempt))
+        rng = random.Random(_seed(space.search.seed, number))
+        for _ in range(_RANDOM_TRIES):
+            yield space.sample(rng)
+        if space.combinations() is not None:
+            yield from _all_settings(space)
+
+    def _proposal(self, seed: int) -> dict[str, Any]:
+        """TPE's point; any point while no trial is ranked."""
+        good, others = self._evidence.split()
+        if len(good) == 0 or not self._varied:
+            study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
+            params = study.ask(self._domains).params
+        else:
+            points = self._evidence.points
+            params = self._single_values() | propose(self._varied, points[good], points[others], seed)
+        return {name: _plain(params[name]) for name in self._space.searched}
+
+    def _single_values(self) -> dict[str, Any]:
+        """Settings that are searched but have one value only."""
+        single = [name for name in self._space.searched if name not in self._varied]
+        return {name: self._space.searched[name].probes()[0] for name in single}
+
+
+def suggest(space: Space, number: int, history: History) -> dict[str, Any]:
+    """One suggestion, by a sampler that knows nothing yet."""
+    return Sampler(space).suggest(number, history)
 
 
 def max_trials(space: Space) -> int:
     """`num_samples`, or fewer where there are not so many different settings: the same settings end the same."""
     combinations = space.combinations()
     return space.search.num_samples if combinations is None else min(space.search.num_samples, combinations)
-
-
-def _candidates(space: Space, number: int, history: History) -> Iterator[dict[str, Any]]:
-    """What to try, in order of preference: the sampler's choice, others of its choices, then anything at all."""
-    if _evidence(history) < space.search.startup_trials:
-        yield startup_point(space, number)
-    else:
-        known = _known_trials(history, distributions(space))
-        for attempt in range(_TRIES):
-            yield _ask(space, known, _seed(space.search.seed, number, attempt))
-    rng = random.Random(_seed(space.search.seed, number))
-    for _ in range(_RANDOM_TRIES):
-        yield space.sample(rng)
-    if space.combinations() is not None:
-        yield from _all_settings(space)
 
 
 def _all_settings(space: Space) -> Iterator[dict[str, Any]]:
@@ -140,45 +165,6 @@ def _distribution(domain: Domain) -> BaseDistribution:
     if isinstance(domain, LogInt):
         return IntDistribution(domain.low, domain.high, log=True)
     return FloatDistribution(domain.low, domain.high, log=isinstance(domain, LogUniform))
-
-
-def _evidence(history: History) -> int:
-    """How many trials have ended in a way that says something about their settings."""
-    return sum(trial.has_ended and _says_something(trial) for trial in history.trials.values())
-
-
-def _says_something(trial: TrialRecord) -> bool:
-    return trial.status != "failed" or trial.kind in ("diverged", "out_of_memory")
-
-
-def _known_trials(history: History, domains: Mapping[str, BaseDistribution]) -> list[FrozenTrial]:
-    return [_known_trial(trial, domains) for _, trial in sorted(history.trials.items()) if _says_something(trial)]
-
-
-def _known_trial(trial: TrialRecord, domains: Mapping[str, BaseDistribution]) -> FrozenTrial:
-    # Of pruned trials, those without intermediate values rank last: a failed trial is as bad as can be.
-    losses = {} if trial.status == "failed" else finite_losses(trial)
-    state, value = TrialState.PRUNED, None
-    if not trial.has_ended and not losses:
-        state = TrialState.RUNNING
-    elif trial.status == "finished" and trial.val_loss is not None:
-        state, value = TrialState.COMPLETE, trial.val_loss
-    return create_trial(
-        state=state, value=value, params=trial.settings, distributions=dict(domains), intermediate_values=losses
-    )
-
-
-def finite_losses(trial: TrialRecord) -> dict[int, float]:
-    """val_loss by epoch, where it is a number."""
-    return {report["epoch"]: report["val_loss"] for report in trial.reports if is_finite(report.get("val_loss"))}
-
-
-def _ask(space: Space, known: list[FrozenTrial], seed: int) -> dict[str, Any]:
-    sampler = optuna.samplers.TPESampler(seed=seed, multivariate=True, constant_liar=True, n_startup_trials=1)
-    study = optuna.create_study(sampler=sampler, direction="minimize")
-    study.add_trials(known)
-    params = study.ask(distributions(space)).params
-    return {name: _plain(params[name]) for name in space.searched}
 
 
 def _plain(value: Any) -> Any:
