@@ -1,11 +1,14 @@
 """What the journal says about each trial: a plain fold over its events, the same live and replayed.
 
-Used by the ledger (which decides), the tables and the page (which show).
+Used by the ledger (which decides), the tables and the page (which show). What is asked often (the best trial, the order
+of all, which are open) is kept up to date event by event: a search may have ten thousand trials.
 """
 
 import math
+from bisect import bisect_left, insort
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from sys import intern
 from typing import Any, Literal
 
 Status = Literal["waiting", "running", "interrupted", "stopped", "finished", "failed"]
@@ -31,7 +34,8 @@ class TrialRecord:
     """All that is known of one trial.
 
     `waiting` was suggested but never started; `interrupted` was running when its session ended; both are continued.
-    `stopped` was ended by ASHA. A `failed` trial has a `kind` and a `reason`.
+    `stopped` was ended by ASHA. A `failed` trial has a `kind` and a `reason`. `epoch` is the last one reported, 0
+    before any; `best_report` has the lowest finite val_loss, the earliest of equals, None before any.
     """
 
     number: int
@@ -46,6 +50,9 @@ class TrialRecord:
     reason: str | None = None
     log: str | None = None
     ended: float | None = None
+    epoch: int = 0
+    best_report: Metrics | None = None
+    _reported: set[int] = field(default_factory=set, repr=False)
 
     @property
     def has_ended(self) -> bool:
@@ -58,30 +65,27 @@ class TrialRecord:
         return self.kind or self.status
 
     @property
-    def epoch(self) -> int:
-        """The last epoch reported; 0 before the first."""
-        return max((report["epoch"] for report in self.reports), default=0)
-
-    @property
     def seconds(self) -> float:
         """Time spent at work over all attempts, as far as the journal saw it."""
         return sum(max(0.0, attempt.last_seen - attempt.started) for attempt in self.attempts)
 
     @property
-    def best_report(self) -> Metrics | None:
-        """The report with the lowest finite val_loss, the earliest of equals; None before the first."""
-        scored = [report for report in self.reports if is_finite(report.get("val_loss"))]
-        return min(scored, key=lambda report: report["val_loss"], default=None)
-
-    @property
     def val_loss(self) -> float | None:
         """The val_loss of the best report."""
-        report = self.best_report
-        return None if report is None else report["val_loss"]
+        return None if self.best_report is None else self.best_report["val_loss"]
 
     def has_reported(self, epoch: int) -> bool:
         """True when this epoch is in the journal."""
-        return any(report["epoch"] == epoch for report in self.reports)
+        return epoch in self._reported
+
+    def add_report(self, report: Metrics, time: float) -> None:
+        """Take a report that has an `epoch` and came at `time` (unix seconds)."""
+        self.reports.append(report)
+        self.report_times.append(time)
+        self._reported.add(report["epoch"])
+        self.epoch = max(self.epoch, report["epoch"])
+        if is_finite(report.get("val_loss")) and (self.val_loss is None or report["val_loss"] < self.val_loss):
+            self.best_report = report
 
 
 @dataclass
@@ -107,6 +111,8 @@ class History:
     sessions: list[SessionRecord] = field(default_factory=list)
     completed: bool = False
     interrupted_by: str | None = None
+    _open: dict[int, None] = field(default_factory=dict, repr=False)
+    _order: list["_Rank"] = field(default_factory=list, repr=False)
 
     @classmethod
     def from_events(cls, events: Iterable[Mapping[str, Any]]) -> "History":
@@ -123,18 +129,18 @@ class History:
 
     def best(self) -> TrialRecord | None:
         """The trial with the lowest best val_loss, failed ones left out; the earliest of equals."""
-        candidates = [
-            trial for trial in self.trials.values() if trial.status != "failed" and trial.val_loss is not None
-        ]
-        return min(candidates, key=lambda trial: (trial.val_loss, trial.number), default=None)
+        if not self._order:
+            return None
+        has_no_loss, failed, _, number = self._order[0]
+        return None if has_no_loss or failed else self.trials[number]
 
     def ranked(self) -> list[TrialRecord]:
         """All trials, lowest val_loss first, failed ones after the others, those without any loss last."""
-        return sorted(self.trials.values(), key=_rank)
+        return [self.trials[number] for *_, number in self._order]
 
     def unfinished(self) -> list[TrialRecord]:
         """Trials that have to be continued, in the order in which they were suggested."""
-        return [trial for _, trial in sorted(self.trials.items()) if not trial.has_ended]
+        return [self.trials[number] for number in sorted(self._open)]
 
     def count(self, status: Status) -> int:
         """How many trials have this status."""
@@ -144,6 +150,16 @@ class History:
         """A trial is not at work any more, though it has not ended. Only shown: no decision depends on it."""
         if self.trials[number].status == "running":
             self.trials[number].status = "interrupted"
+
+    def pause_all(self) -> None:
+        """No trial is at work any more."""
+        for number in self._open:
+            self.pause(number)
+
+    def _move(self, trial: TrialRecord, before: "_Rank") -> None:
+        """Put a trial where it belongs now in the order of all; it was at `before`."""
+        del self._order[bisect_left(self._order, before)]
+        insort(self._order, _rank(trial))
 
     def apply(self, event: Mapping[str, Any]) -> None:
         """Add one event. Unknown kinds of events are passed over, so that an older reader can read a newer journal."""
@@ -159,7 +175,10 @@ def is_finite(value: Any) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)
 
 
-def _rank(trial: TrialRecord) -> tuple[bool, bool, float, int]:
+_Rank = tuple[bool, bool, float, int]
+
+
+def _rank(trial: TrialRecord) -> _Rank:
     loss = trial.val_loss
     return loss is None, trial.status == "failed", math.inf if loss is None else loss, trial.number
 
@@ -168,13 +187,15 @@ def _session(history: History, event: Mapping[str, Any]) -> None:
     history.sessions.append(SessionRecord(event["run"], event["time"], event["time"], dict(event)))
     history.completed = False
     history.interrupted_by = None
-    for number in history.trials:
-        history.pause(number)
+    history.pause_all()
 
 
 def _suggested(history: History, event: Mapping[str, Any]) -> None:
     number = event["trial"]
-    history.trials[number] = TrialRecord(number, dict(event["settings"]), event["time"])
+    trial = TrialRecord(number, dict(event["settings"]), event["time"])
+    history.trials[number] = trial
+    history._open[number] = None
+    insort(history._order, _rank(trial))
 
 
 def _started(history: History, event: Mapping[str, Any]) -> None:
@@ -187,19 +208,26 @@ def _started(history: History, event: Mapping[str, Any]) -> None:
 def _reported(history: History, event: Mapping[str, Any]) -> None:
     trial = history.trials[event["trial"]]
     _see(trial, event)
-    trial.reports.append({**event["metrics"], "epoch": event["epoch"]})
-    trial.report_times.append(event["time"])
+    before, loss_before = _rank(trial), trial.val_loss
+    # Names of metrics are the same in a hundred thousand reports, but each line of a journal brings its own copies.
+    report = {intern(name): value for name, value in event["metrics"].items()} | {"epoch": event["epoch"]}
+    trial.add_report(report, event["time"])
+    if trial.val_loss != loss_before:
+        history._move(trial, before)
 
 
 def _ended(history: History, event: Mapping[str, Any]) -> None:
     trial = history.trials[event["trial"]]
     _see(trial, event)
+    before = _rank(trial)
     trial.status = event["event"]
     trial.rung = event.get("rung")
     trial.kind = event.get("kind")
     trial.reason = event.get("reason")
     trial.log = event.get("log")
     trial.ended = event["time"]
+    history._open.pop(trial.number, None)
+    history._move(trial, before)
 
 
 def _see(trial: TrialRecord, event: Mapping[str, Any]) -> None:
@@ -214,8 +242,7 @@ def _interrupted(history: History, event: Mapping[str, Any]) -> None:
 
 def _completed(history: History, event: Mapping[str, Any]) -> None:
     history.completed = True
-    for number in history.trials:
-        history.pause(number)
+    history.pause_all()
 
 
 _HANDLERS = {

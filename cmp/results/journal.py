@@ -54,7 +54,12 @@ def read_events(path: Path) -> list[Event]:
     Raises:
         JournalError: a line before the last one is not an event.
     """
-    return _parse(path)[0]
+    return list(each_event(path))
+
+
+def each_event(path: Path) -> Iterator[Event]:
+    """The same one after the other: a long search has hundreds of thousands."""
+    return (event for event, _ in _parse(path))
 
 
 class Journal:
@@ -62,14 +67,19 @@ class Journal:
 
     Args:
         path: the file; it and its folder are created when missing.
+        replay: called with every event that is there, in order, before anything is changed.
         patience_seconds: how long a full disk is waited for before an append fails.
         pause: how to wait, in seconds; replaced in tests.
+
+    Raises:
+        JournalError: a line before the last one is not an event, or `replay` cannot make sense of one.
     """
 
     def __init__(
         self,
         path: Path,
         *,
+        replay: Callable[[Event], None] = lambda event: None,
         patience_seconds: float = _PATIENCE_SECONDS,
         pause: Callable[[float], None] = time.sleep,
     ) -> None:
@@ -77,7 +87,10 @@ class Journal:
         self._patience_seconds = patience_seconds
         self._pause = pause
         self._closed = False
-        self.events, self._size = _parse(path)
+        self.length = self._size = 0
+        for event, self._size in _parse(path):
+            self.length += 1
+            self._replay(replay, event)
         path.parent.mkdir(parents=True, exist_ok=True)
         with _opened(path, os.O_RDWR | os.O_CREAT) as descriptor:
             self._cut_torn_end(descriptor)
@@ -99,12 +112,23 @@ class Journal:
         line = json.dumps(written, allow_nan=False, separators=(",", ":")).encode() + b"\n"
         self._append_patiently(line)
         self._size += len(line)
-        self.events.append(written)
+        self.length += 1
         return written
+
+    def read(self) -> Iterator[Event]:
+        """Everything in it, from the disk."""
+        return each_event(self.path)
 
     def close(self) -> None:
         """Write no more; the journal can be opened again."""
         self._closed = True
+
+    def _replay(self, replay: Callable[[Event], None], event: Event) -> None:
+        try:
+            replay(event)
+        except (KeyError, TypeError, ValueError) as error:
+            message = f"{self.path}:{self.length}: does not fit what comes before it: {error!r}"
+            raise JournalError(None, f"{message}; restore the file or start over with --fresh") from error
 
     def _append_patiently(self, line: bytes) -> None:
         waited_seconds = 0.0
@@ -114,7 +138,7 @@ class Journal:
             except OSError as error:
                 may_pass = error.errno in _WAITING_FOR and waited_seconds < self._patience_seconds
                 if not may_pass:
-                    message = f"{self.path}: cannot write event {len(self.events) + 1}: {error.strerror}"
+                    message = f"{self.path}: cannot write event {self.length + 1}: {error.strerror}"
                     raise JournalError(None, message) from error
                 if waited_seconds == 0.0:
                     logger.warning("%s: %s", self.path, _WAITING_FOR[error.errno or 0])
@@ -190,32 +214,30 @@ def _write_all(descriptor: int, line: bytes) -> None:
         line = line[os.write(descriptor, line) :]
 
 
-def _parse(path: Path) -> tuple[list[Event], int]:
-    """The events and the number of bytes that hold them; bytes after that are a torn last line."""
+def _parse(path: Path) -> Iterator[tuple[Event, int]]:
+    """The events, each with the number of bytes up to its end; what comes after the last one is a torn last line."""
     try:
-        content = path.read_bytes()
+        file = path.open("rb")
     except FileNotFoundError:
-        return [], 0
-    events: list[Event] = []
+        return
     size = 0
-    for number, line in enumerate(content.splitlines(keepends=True), start=1):
-        is_last = size + len(line) == len(content)
-        event = _parse_line(line)
-        if event is None and is_last:
-            break
-        if event is None:
-            message = (
-                f"{path}:{number}: not a journal event: {line[:60]!r}; restore the file or start over with --fresh"
-            )
-            raise JournalError(None, message)
-        events.append(event)
-        size += len(line)
-    return events, size
+    unreadable: bytes | None = None
+    with file:
+        for number, line in enumerate(file, start=1):
+            if unreadable is not None:
+                message = f"{path}:{number - 1}: not a journal event: {unreadable[:60]!r}"
+                raise JournalError(None, f"{message}; restore the file or start over with --fresh")
+            if not line.endswith(b"\n"):  # torn, or being written at this moment
+                return
+            event = _parse_line(line)
+            if event is None:
+                unreadable = line
+                continue
+            size += len(line)
+            yield event, size
 
 
 def _parse_line(line: bytes) -> Event | None:
-    if not line.endswith(b"\n"):
-        return None
     try:
         event = json.loads(line)
     except ValueError:

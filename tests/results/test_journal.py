@@ -100,7 +100,7 @@ def test_an_append_on_a_full_disk_leaves_no_trace_and_is_an_error(
         journal.append(EVENTS[2])
     assert path.read_bytes() == content
     assert sum(pauses) == pytest.approx(10)
-    assert len(journal.events) == 3
+    assert journal.length == 3
 
 
 def test_an_append_waits_for_space_and_then_succeeds(

@@ -3,7 +3,7 @@
 import logging
 import os
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from cmp.results.folder import ResultsFolder
@@ -50,18 +50,17 @@ def write_space(folder: ResultsFolder, session: Event) -> None:
         logger.warning("%s could not be written, the search goes on: %s", folder.space, error)
 
 
-def refuse_another_search(folder: ResultsFolder, events: Sequence[Event], space: Space) -> None:
-    """Compare the space with that of the first session, once there are trials.
+def refuse_another_search(folder: ResultsFolder, history: History, space: Space) -> None:
+    """Compare the space with that of the first session; called when the first trial is about to be replayed.
 
     Raises:
         SpaceError: they differ in what shapes a trial or a decision; every difference is listed.
         JournalError: the journal's space cannot be read.
     """
-    first_session = next((event for event in events if event["event"] == "session"), None)
-    if first_session is None or all(event["event"] != "suggested" for event in events):
+    if not history.sessions:
         return
     try:
-        before = Space.from_dict(first_session["space"])
+        before = Space.from_dict(history.sessions[0].event["space"])
     except (KeyError, TypeError, ValueError) as error:
         message = f"{folder.journal}: was written by a version that this one cannot continue ({error})"
         raise JournalError(None, f"{message}; use --fresh or another exp_name") from error

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from cmp.results.folder import ResultsFolder
 from cmp.results.history import History, TrialRecord, is_finite
-from cmp.results.journal import Event, Journal, JournalError, plain
+from cmp.results.journal import Event, Journal, plain
 from cmp.search.decide.asha import Asha, Decision
 from cmp.search.decide.identity import refuse_another_search, refuse_other_facts, session_event, write_space
-from cmp.search.decide.sampler import max_trials, suggest
+from cmp.search.decide.sampler import Sampler, max_trials
 from cmp.search.decide.views import FolderViews
 from cmp.space.settings import TrialSettings
 from cmp.space.space import Space
@@ -86,9 +86,8 @@ class Ledger:
         self._asha = Asha(
             space.rungs, space.max_epochs, reduction_factor=search.reduction_factor, min_peers=search.min_peers
         )
-        self._journal = Journal(folder.journal)
-        refuse_another_search(self.folder, self._journal.events, self.space)
-        self._replay()
+        self._sampler = Sampler(space)
+        self._journal = Journal(folder.journal, replay=self._replay)
         self._views = FolderViews(space, folder, clock) if views else None
 
     @property
@@ -162,7 +161,7 @@ class Ledger:
             event = session_event(self.space, run, resources=resources or {}, facts=facts or {}, data=data or {})
             write_space(self.folder, event)
             if self._views is not None:
-                self._views.start(self.history, self._journal.events)
+                self._views.start(self.history, self._journal.read)
             self._append(event)
             self._complete_decisions()
 
@@ -178,7 +177,7 @@ class Ledger:
             number = len(self.history.trials)
             if number >= max_trials(self.space):
                 return None
-            sampled = suggest(self.space, number, self.history)
+            sampled = self._sampler.suggest(number, self.history)
             self._append({"event": "suggested", "trial": number, "settings": sampled})
             return self._issue(self.history.trials[number])
 
@@ -209,7 +208,7 @@ class Ledger:
                 self._end_if_due(trial, epoch)
             if trial.has_ended:
                 return "stop"
-            is_last = epoch >= self.trial_settings(number).n_epochs
+            is_last = epoch >= self._n_epochs(number)
             return "stop" if not is_last and (self._interrupting or self.time_is_up()) else "continue"
 
     def finish(self, number: int, outcome: "TrialOutcome") -> None:
@@ -267,6 +266,9 @@ class Ledger:
             self._settings[number] = self.space.trial_settings(self.history.trials[number].settings)
         return self._settings[number]
 
+    def _n_epochs(self, number: int) -> int:
+        return int(self.history.trials[number].settings.get("n_epochs") or self.space.fixed["n_epochs"])
+
     def _issue(self, trial: TrialRecord) -> Suggested:
         self._issued.add(trial.number)
         return Suggested(
@@ -304,7 +306,7 @@ class Ledger:
         if event["event"] != "reported" or number is None or not is_finite(event["metrics"].get("val_loss")):
             return
         decision = self._asha.record(number, event["epoch"], event["metrics"]["val_loss"])
-        if decision.stop and event["epoch"] < self.trial_settings(number).n_epochs:
+        if decision.stop and event["epoch"] < self._n_epochs(number):
             self._due_stops.setdefault(number, (event["epoch"], decision))
 
     def _end_if_due(self, trial: TrialRecord, epoch: int) -> None:
@@ -319,7 +321,7 @@ class Ledger:
         for trial in self.history.unfinished():
             if trial.reports:
                 self._end_if_due(trial, trial.epoch)
-            if not trial.has_ended and trial.epoch >= self.trial_settings(trial.number).n_epochs:
+            if not trial.has_ended and trial.epoch >= self._n_epochs(trial.number):
                 self._append({"event": "finished", "trial": trial.number, "epoch": trial.epoch})
 
     def _fail(self, trial: TrialRecord, kind: str, reason: str) -> None:
@@ -342,15 +344,12 @@ class Ledger:
         if not self._begun:
             self.begin()
 
-    def _replay(self) -> None:
-        for line, event in enumerate(self._journal.events, start=1):
-            try:
-                if event["event"] == "suggested" and event["trial"] in self.history.trials:
-                    raise ValueError(f"trial {event['trial']} is suggested again, as when two searches write here")
-                self._apply(event)
-            except (KeyError, TypeError, ValueError) as error:
-                message = f"{self.folder.journal}:{line}: does not fit what comes before it: {error!r}"
-                raise JournalError(None, f"{message}; restore the file or start over with --fresh") from error
+    def _replay(self, event: Event) -> None:
+        if event["event"] == "suggested" and not self.history.trials:
+            refuse_another_search(self.folder, self.history, self.space)
+        if event["event"] == "suggested" and event["trial"] in self.history.trials:
+            raise ValueError(f"trial {event['trial']} is suggested again, as when two searches write here")
+        self._apply(event)
 
 
 def _as_dict(report: Any) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from optuna.trial import TrialState
 from cmp.results.history import History, TrialRecord, is_finite
 from cmp.results.journal import Event
 from cmp.search.decide.optuna_private import JournalOperation
-from cmp.store import write_text
+from cmp.store import replacing
 
 Line = dict[str, Any]
 
@@ -36,15 +36,15 @@ class OptunaLog:
         self._path = path
         self._name = name
         self._distributions = dict(distributions)
+        self._written = {name: distribution_to_json(domain) for name, domain in self._distributions.items()}
 
-    def rebuild(self, events: Iterable[Event]) -> None:
-        """Replace the file by a translation of these events."""
-        history = History()
-        lines = [_line(JournalOperation.CREATE_STUDY, study_name=self._name, directions=[StudyDirection.MINIMIZE])]
-        for event in events:
-            history.apply(event)
-            lines += self._translate(event, history)
-        write_text(self._path, _as_text(lines))
+    def rebuild(self, events: Iterable[Event], history: History) -> None:
+        """Replace the file by a translation of these events, which the history already has."""
+        head = _line(JournalOperation.CREATE_STUDY, study_name=self._name, directions=[StudyDirection.MINIMIZE])
+        with replacing(self._path) as temporary, temporary.open("w", encoding="utf-8") as file:
+            file.write(_as_text([head]))
+            for event in events:
+                file.write(_as_text(self._translate(event, history)))
 
     def update(self, event: Event, history: History) -> None:
         """Add one event, which the history already has."""
@@ -71,7 +71,7 @@ class OptunaLog:
             datetime_start=_moment(event),
             state=TrialState.RUNNING,
             params={name: domains[name].to_internal_repr(value) for name, value in event["settings"].items()},
-            distributions={name: distribution_to_json(domain) for name, domain in domains.items()},
+            distributions=self._written,
             user_attrs={},
             system_attrs={},
             intermediate_values={},

@@ -4,7 +4,8 @@ A view that cannot be written (a full disk, say) is reported in one line and tri
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
+from functools import partial
 
 from cmp.results.best import BestNote, read_note, replace_best, write_note
 from cmp.results.folder import ResultsFolder
@@ -29,13 +30,13 @@ class FolderViews:
         self._clock = clock
         self._optuna_log = OptunaLog(folder.optuna_log, folder.path.name, distributions(space))
         self._optuna_log_is_whole = False
-        self._events: Sequence[Event] = ()
+        self._events: Callable[[], Iterable[Event]] = tuple
         self._tables_written = float("-inf")
         self._note: BestNote | None = None
         self._missing: BestNote | None = None
 
-    def start(self, history: History, events: Sequence[Event]) -> None:
-        """Rebuild everything from the journal's events; the list grows with the journal."""
+    def start(self, history: History, events: Callable[[], Iterable[Event]]) -> None:
+        """Rebuild everything from the journal, which `events` reads."""
         self._events = events
         self._note = read_note(self._folder.best)
         self._refresh(history)
@@ -55,7 +56,8 @@ class FolderViews:
 
     def _refresh(self, history: History) -> None:
         if not self._optuna_log_is_whole:
-            self._optuna_log_is_whole = _attempt("optuna.log", lambda: self._optuna_log.rebuild(self._events))
+            rebuild = partial(self._optuna_log.rebuild, self._events(), history)
+            self._optuna_log_is_whole = _attempt("optuna.log", rebuild)
         self._update_best(history, again=True)
         self._write_tables(history)
 
