@@ -13,8 +13,8 @@ of its own measures on it, in seconds of processor time and without waiting for 
     tensorboard all event files, as for a folder without any, and again, as at a resume
     memory      largest resident set of the driver that did all this
 
-`--check` runs recorded journals of one session again through the ledger, event by event: suggestions, stops and ends must
-be the same to the last bit.
+`--check` runs recorded journals of one session again through the ledger, event by event: suggestions, stops and ends
+must be the same to the last bit.
 """
 
 import argparse
@@ -35,7 +35,7 @@ from cmp.results.folder import ResultsFolder
 from cmp.results.journal import read_events
 from cmp.results.space_file import write_space_file
 from cmp.search.decide.asha import Asha
-from cmp.search.decide.ledger import Ledger
+from cmp.search.decide.ledger import Ledger, Suggested
 from cmp.space.space import Space
 from cmp.train.session import TrialOutcome
 from tests.benchmarks.curves import FormulaCurves
@@ -145,19 +145,26 @@ def decisions(folder: Folder) -> dict[str, float]:
     """Suggestions, and reports of trials that are stopped at their first rung."""
     ledger = Ledger(folder.space, folder.results, views=False)
     ledger.begin()
-    suggestions, reports = [], []
-    for _ in range(REPEATS):
-        numbers: list[int] = []
-        suggestions.append(timed(lambda: numbers.append(ledger.next_trial().number)))
-        (number,) = numbers
-        ledger.started(number)
-        for epoch in range(1, SEARCH["grace_period"] + 1):
-            metrics = _report({"n_cmps": 1, "lr": 0.1}, [9.0] * EPOCHS, epoch)["metrics"]
-            reports.append(timed(lambda: ledger.report(number, metrics)))
-        assert ledger.history.trials[number].status == "stopped"
-        reports = reports[: -SEARCH["grace_period"]] + reports[-1:]
+    costs = [_bad_trial(ledger) for _ in range(REPEATS)]
     ledger.close()
+    suggestions, reports = zip(*costs, strict=True)
     return {"suggestion": statistics.median(suggestions), "report": statistics.median(reports)}
+
+
+def _bad_trial(ledger: Ledger) -> tuple[float, float]:
+    """Seconds of one suggestion, and of the report after which that trial is stopped."""
+    found: list[Suggested | None] = []
+    suggestion = timed(lambda: found.append(ledger.next_trial()))
+    assert found[0] is not None
+    number = found[0].number
+    ledger.started(number)
+    rung = SEARCH["grace_period"]
+    reports = [_report({"n_cmps": 1, "lr": 0.1}, [9.0] * rung, epoch)["metrics"] for epoch in range(1, rung + 1)]
+    for metrics in reports[:-1]:
+        ledger.report(number, metrics)
+    report = timed(lambda: ledger.report(number, reports[-1]))
+    assert ledger.history.trials[number].status == "stopped"
+    return suggestion, report
 
 
 def tables(folder: Folder) -> dict[str, float]:

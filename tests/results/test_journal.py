@@ -140,7 +140,7 @@ def test_of_two_writers_the_later_one_goes_on_and_the_other_stops_at_its_next_ev
     second.append(EVENTS[2])
 
     assert read_events(path) == [*EVENTS, EVENTS[1], EVENTS[2]]
-    assert len(first.events) == 3, "what was refused did not happen for its writer either"
+    assert first.length == 3, "what was refused did not happen for its writer either"
 
 
 def test_of_two_writers_at_the_same_moment_the_second_takes_its_line_back(

@@ -1,16 +1,28 @@
 """Suggestions depend on seed and history alone, cover the space at first, and then learn from every kind of end."""
 
+import itertools
 import json
 import math
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 
-from cmp.results.history import History
-from cmp.search.decide.sampler import distributions, latin_hypercube, max_trials, startup_point, suggest, value_at
+from cmp.results.history import History, TrialRecord
+from cmp.search.decide.sampler import (
+    Sampler,
+    _seed,
+    distributions,
+    latin_hypercube,
+    max_trials,
+    startup_point,
+    suggest,
+    value_at,
+)
 from cmp.space.domains import Choice, Domain, Int, LogInt, LogUniform, Uniform, domain_from_plain
 from cmp.space.space import Space
 from tests.search.fake_search import make_space
@@ -199,3 +211,57 @@ def test_a_start_up_of_any_length_takes_one_hypercube_after_another() -> None:
     assert len({point["lr"] for point in points}) == 130
     slices = sorted(int(64 * math.log(point["lr"] / 1e-4) / math.log(1e3)) for point in points[64:128])
     assert slices == list(range(64))
+
+
+def test_a_sampler_that_followed_a_search_suggests_what_a_new_one_would() -> None:
+    space = make_space(searched=EVERY_DOMAIN)
+    sampler = Sampler(space)
+    for events in range(1, len(list(a_search(space))) + 1, 7):
+        history = History.from_events(list(a_search(space))[:events])
+        number = len(history.trials)
+        assert sampler.suggest(number, history) == suggest(space, number, history), f"after {events} events"
+
+
+def a_search(space: Space) -> Iterator[dict[str, Any]]:
+    """Trials of all kinds side by side, so that most of them change between two suggestions."""
+    time = itertools.count()
+    ends = ["finished", "stopped", "diverged", "out_of_memory", "failed", None]
+    for first in range(0, 90, 6):
+        for number in range(first, first + 6):
+            settings = startup_point(space, number)
+            yield {"event": "suggested", "trial": number, "settings": settings, "time": float(next(time))}
+        for epoch in (1, 2):
+            for number in range(first, first + 6):
+                metrics = {"val_loss": 2.0 + number % 7 / epoch}
+                event = {"event": "reported", "trial": number, "epoch": epoch, "metrics": metrics}
+                yield {**event, "time": float(next(time))}
+        for number, end in zip(range(first, first + 6), ends, strict=True):
+            if end in ("finished", "stopped"):
+                yield {"event": end, "trial": number, "epoch": 2, "time": float(next(time))}
+            elif end is not None:
+                yield {"event": "failed", "trial": number, "kind": end, "epoch": 2, "time": float(next(time))}
+
+
+def test_points_are_those_of_optunas_own_sampler_to_the_last_bit() -> None:
+    """Optuna's study, filled by hand, is the slow way of what `tpe` does on arrays."""
+    space = make_space(searched=EVERY_DOMAIN, startup_trials=1)
+    domains = distributions(space)
+    history = History.from_events(a_search(space))
+    for number in range(90, 100):
+        study = optuna.create_study(
+            sampler=optuna.samplers.TPESampler(
+                seed=_seed(space.search.seed, number, 0), multivariate=True, constant_liar=True, n_startup_trials=1
+            )
+        )
+        study.add_trials([told(trial, domains) for trial in history.trials.values() if trial.kind != "failed"])
+        assert suggest(space, number, history) == study.ask(domains).params
+
+
+def told(trial: TrialRecord, domains: dict[str, Any]) -> optuna.trial.FrozenTrial:
+    losses = {} if trial.status == "failed" else {r["epoch"]: r["val_loss"] for r in trial.reports}
+    state, value = optuna.trial.TrialState.PRUNED, None
+    if trial.status == "finished":
+        state, value = optuna.trial.TrialState.COMPLETE, trial.val_loss
+    return optuna.trial.create_trial(
+        state=state, value=value, params=trial.settings, distributions=domains, intermediate_values=losses
+    )
