@@ -1,5 +1,6 @@
 """Real, tiny objects that every test directory may use: a saved two-layer model, a text, an object store."""
 
+import os
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,6 +9,9 @@ import pytest
 
 from tests.stores import Gate, forget_connections, make_bucket, s3_environment, start_s3
 from tests.tiny import save_tiny_model, write_tiny_text
+
+# Tiny tensors gain nothing from a second thread, and threads that wait for each other beside other tests lose a lot.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session")

@@ -19,9 +19,7 @@ from cmp.commands.shared import add_loading_options, load_compressor, positive_f
 from cmp.space.errors import UserError
 
 if TYPE_CHECKING:
-    import torch
-
-    from cmp.model.api import Compressor
+    from cmp.model.api import Compressor, Memory
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -38,7 +36,7 @@ def compress(args: argparse.Namespace, console: Console) -> None:
     if continuation is not None and not compressor.can_continue:
         raise UserError("--continuation", "this compressor was trained with rmb_only; it can only reconstruct")
     _seed(args.seed)
-    memory = compressor.compress(text)
+    memory = compressor.compress(text, n_cmps=args.vectors)
     _say(console, _size_line(compressor, text, memory))
     if compressor.can_continue:
         _print_texts(console, compressor, args, text, memory)
@@ -66,7 +64,7 @@ def read_text(option: str, name: str) -> str:
     return text
 
 
-def loss_table(compressor: "Compressor", text: str, memory: "torch.Tensor", continuation: str) -> Table:
+def loss_table(compressor: "Compressor", text: str, memory: "Memory", continuation: str) -> Table:
     """The continuation's loss after the memory, between its bounds."""
     bounds, loss = compressor.bounds(text, continuation), compressor.loss(memory, continuation)
     table = Table(title="Loss of the continuation, nats per token", title_justify="left")
@@ -83,7 +81,7 @@ def loss_table(compressor: "Compressor", text: str, memory: "torch.Tensor", cont
 
 
 def _print_texts(
-    console: Console, compressor: "Compressor", args: argparse.Namespace, text: str, memory: "torch.Tensor"
+    console: Console, compressor: "Compressor", args: argparse.Namespace, text: str, memory: "Memory"
 ) -> None:
     settings = _generation_settings(args)
     settings.setdefault("max_new_tokens", compressor.settings.seq_len)
@@ -101,11 +99,13 @@ def _print_texts(
         _say(console, f"(the text is longer than the model's {compressor.backbone.max_positions} positions)")
 
 
-def _size_line(compressor: "Compressor", text: str, memory: "torch.Tensor") -> str:
-    tokens, vectors = _count(compressor, text), memory.shape[1]
-    pieces = vectors // compressor.settings.n_cmps
-    split = "" if pieces == 1 else f", in {pieces} pieces of at most {compressor.context_len} tokens"
-    return f"{tokens:,} tokens -> {vectors:,} memory vectors ({tokens / vectors:.1f} tokens each{split})"
+def _size_line(compressor: "Compressor", text: str, memory: "Memory") -> str:
+    tokens, vectors, kept = _count(compressor, text), memory.vectors.shape[1], len(memory.kept[0])
+    pieces = vectors // memory.n_cmps
+    split = "" if pieces == 1 else f", in {pieces} pieces of at most {compressor.piece_len} tokens"
+    text_too = f" and the last {kept:,} tokens as text" if kept else ""
+    each = f"{tokens / (vectors + kept):.1f} tokens for each position"
+    return f"{tokens:,} tokens -> {vectors:,} memory vectors{text_too} ({each}{split})"
 
 
 def _count(compressor: "Compressor", text: str) -> int:
@@ -154,6 +154,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Compress a text and continue from it; with a continuation, its loss between the two bounds.",
     )
     add_loading_options(parser)
+    parser.add_argument("--vectors", type=positive_int, metavar="N", help="fewer than trained, with nested: true")
     parser.add_argument("--text-file", required=True, metavar="FILE", help="the text to compress; - is standard input")
     parser.add_argument("--prompt", default="", metavar="TEXT", help="comes after the memory; empty by default")
     following = parser.add_mutually_exclusive_group()

@@ -1,6 +1,6 @@
 """What a user holds: a compressor loaded from its folder. Needs torch and transformers, no Ray.
 
-Shape suffixes: `B` batch, `K` memory vectors, `D` width of a memory vector, `S` target.
+Shape suffixes: `B` batch, `E` vectors of a memory, `D` width of a memory vector, `S` target.
 """
 
 import dataclasses
@@ -11,25 +11,16 @@ from typing import Any
 import torch
 
 from cmp.model.backbone import Backbone
-from cmp.model.batch import Batch
+from cmp.model.batch import Batch, View
 from cmp.model.compression import CompressionModel, Task
 from cmp.model.generation import GREEDY, continuation_text, generate_after_memory, generate_after_tokens
-from cmp.model.pieces import (
-    Texts,
-    context_batches,
-    cut,
-    is_single,
-    joined,
-    memory_lengths,
-    padded,
-    rows_by_key,
-    token_rows,
-)
+from cmp.model.memory import Memories
+from cmp.model.pieces import Memory, Texts, is_single, joined, padded, rows_by_key, token_rows
 from cmp.model.saving import CompressorError, Origin, read_config, read_tensors, save_compressor
 from cmp.model.surgery import UnsupportedModelError
 from cmp.space.settings import TrialSettings
 
-__all__ = ["Bounds", "Compressor", "CompressorError", "save_compressor"]
+__all__ = ["Bounds", "Compressor", "CompressorError", "Memory", "save_compressor"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,9 +93,9 @@ class Compressor:
         return self.model.backbone.tokenizer
 
     @property
-    def context_len(self) -> int:
-        """The longest text in tokens that becomes one piece of memory."""
-        return self.settings.context_len
+    def piece_len(self) -> int:
+        """The most tokens that are compressed at once; a longer text is cut into pieces."""
+        return self.settings.piece_len or self.settings.compressed_len
 
     @property
     def can_continue(self) -> bool:
@@ -118,38 +109,55 @@ class Compressor:
 
     @torch.no_grad()
     def compress(
-        self, texts: Texts, attention_mask: torch.Tensor | None = None, *, batch_size: int = 32
-    ) -> torch.Tensor:
+        self,
+        texts: Texts,
+        attention_mask: torch.Tensor | None = None,
+        *,
+        n_cmps: int | None = None,
+        batch_size: int = 32,
+    ) -> Memory:
         """Memories of texts.
 
-        A text longer than `context_len` tokens is cut into consecutive pieces of that length, the first one as long as
-        is left over, and the pieces' memories lie one after the other. A compressor is trained on one piece: how much
-        an earlier piece adds is for `loss` to say.
+        The last `keep_len` tokens of a text stay text. What is before them is cut into consecutive pieces of
+        `piece_len` tokens, the first one as long as is left over, because what follows hangs on the end; the pieces'
+        memories lie one after the other. A compressor that was trained without `piece_len` has seen one piece only:
+        how much an earlier one adds is for `loss` to say.
 
         Args:
             texts: a text, a list of texts, token ids of one or several, or a (T,) or (B, T) tensor of ids; ids come
                 without special tokens.
             attention_mask: (B, T), with a tensor of ids: non-zero on real tokens.
+            n_cmps: vectors of each piece, below the trained number for a compressor trained with `nested`; None is all.
             batch_size: pieces that are read at once.
 
         Returns:
-            (B, K, D) in the backbone's precision, on its device. K is `n_cmps` times the pieces of the longest text;
-            rows of shorter texts begin with zero vectors, which all methods here leave out.
+            The memories, in the backbone's precision, on its device, with the kept tokens.
+
+        Raises:
+            CompressorError: no text, or a number of vectors that was not trained.
         """
-        rows = [cut(row, self.context_len) for row in token_rows(self.tokenizer, texts, attention_mask)]
-        pieces = [piece for row in rows for piece in row]
-        memories = [self.model.memory.make(self.model.read(batch)) for batch in context_batches(pieces, batch_size)]
-        return joined(torch.cat(memories), [len(row) for row in rows])
+        vectors = self._trained_count(n_cmps)
+        rows = token_rows(self.tokenizer, texts, attention_mask)
+        keep_len = self.settings.keep_len
+        kept = [row[max(0, len(row) - keep_len) :] for row in rows]
+        before = [row[: max(0, len(row) - keep_len)] for row in rows]
+        made: dict[int, torch.Tensor] = {}
+        for n_pieces, members in rows_by_key([max(1, -(-len(row) // self.piece_len)) for row in before]).items():
+            at_once = max(1, batch_size // n_pieces)
+            for start in range(0, len(members), at_once):
+                some = members[start : start + at_once]
+                ids, mask = padded([before[row] for row in some], left=True)
+                memories = self.model.compress(Batch(ids, ids[:, :0], mask), View(n_vectors=vectors))
+                made.update(zip(some, memories.vectors, strict=True))
+        return Memory(joined([made[row] for row in range(len(rows))]), tuple(map(tuple, kept)), vectors)
 
     @torch.no_grad()
-    def generate(
-        self, memory: torch.Tensor, prompt: str | Sequence[str] = "", **generation_settings: Any
-    ) -> str | list[str]:
+    def generate(self, memory: Memory, prompt: str | Sequence[str] = "", **generation_settings: Any) -> str | list[str]:
         """Write on from memories.
 
         Args:
-            memory: (B, K, D) from `compress`.
-            prompt: comes after the memory; one for all, or a list with one for each.
+            memory: from `compress`.
+            prompt: comes after the memory and its kept tokens; one for all, or a list with one for each.
             generation_settings: those of transformers' `generate` (max_new_tokens, do_sample, temperature, top_k,
                 top_p, num_beams, num_return_sequences, eos_token_id, ...); `seq_len` new tokens unless said otherwise.
                 Penalties on repetition look at new tokens, not at the prompt.
@@ -160,25 +168,42 @@ class Compressor:
         """
         if self.model.fwd_token is None:
             raise CompressorError("generate: trained with rmb_only, so it can only reconstruct")
-        lengths = self._checked(memory)
-        prompts = self._prompt_rows(prompt, len(memory))
+        self._checked(memory)
+        prompts = [[*kept, *row] for kept, row in zip(memory.kept, self._prompt_rows(prompt, len(memory)), strict=True)]
         if not generation_settings.keys() & {"max_new_tokens", "max_length", "generation_config"}:
             generation_settings["max_new_tokens"] = self.settings.seq_len
-        texts: list[list[str]] = [[] for _ in lengths]
-        for (length, _), rows in rows_by_key([(n, len(p)) for n, p in zip(lengths, prompts, strict=True)]).items():
-            ids = torch.tensor([prompts[row] for row in rows], dtype=torch.long).view(len(rows), -1)
-            part = self._part(memory, rows, length, ids.shape[1] + _count_new(generation_settings))
-            new = generate_after_memory(self.model, part, self.model.fwd_token, ids, **generation_settings)
-            for row, some in zip(rows, new.view(len(rows), -1, new.shape[-1]).tolist(), strict=True):
-                texts[row] = [continuation_text(self.tokenizer, prompts[row], ids) for ids in some]
-        flat = [text for some in texts for text in some]
+        new = self.new_tokens(memory, self.model.fwd_token, prompts, **generation_settings)
+        flat = [
+            continuation_text(self.tokenizer, before, ids)
+            for before, some in zip(prompts, new, strict=True)
+            for ids in some
+        ]
         return flat[0] if len(flat) == 1 and isinstance(prompt, str) else flat
 
-    def loss(self, memory: torch.Tensor, text: Texts, *, per_token: bool = False) -> Any:
+    @torch.no_grad()
+    def new_tokens(
+        self, memory: Memory, token: torch.Tensor, before: Sequence[Sequence[int]], **generation_settings: Any
+    ) -> list[list[list[int]]]:
+        """Token ids written after each memory, the task token and the ids that come before; see `generate`.
+
+        Returns:
+            For each memory `num_return_sequences` rows of ids.
+        """
+        lengths = self._checked(memory)
+        new: list[list[list[int]]] = [[] for _ in lengths]
+        for (length, _), rows in rows_by_key([(n, len(ids)) for n, ids in zip(lengths, before, strict=True)]).items():
+            ids = torch.tensor([list(before[row]) for row in rows], dtype=torch.long).view(len(rows), -1)
+            part = self._part(memory, rows, length, ids.shape[1] + _count_new(generation_settings))
+            made = generate_after_memory(self.model, part, token, ids, **generation_settings)
+            for row, some in zip(rows, made.view(len(rows), -1, made.shape[-1]).tolist(), strict=True):
+                new[row] = some
+        return new
+
+    def loss(self, memory: Memory, text: Texts, *, per_token: bool = False) -> Any:
         """Teacher-forced cross-entropy of what follows a memory.
 
         Args:
-            memory: (B, K, D) from `compress`.
+            memory: from `compress`.
             text: what follows each memory: one for all, or as many as there are memories.
             per_token: every token's own loss instead of their mean.
 
@@ -188,19 +213,19 @@ class Compressor:
         """
         if self.model.fwd_token is None:
             raise CompressorError("loss: trained with rmb_only; use reconstruction_loss")
-        return self._loss(memory, text, self.model.fwd_token, per_token)
+        return self._loss(memory, text, self.model.fwd_token, per_token, with_kept=True)
 
-    def reconstruction_loss(self, memory: torch.Tensor, text: Texts, *, per_token: bool = False) -> Any:
-        """Like `loss`, for reading the compressed text itself back from its memory of one piece."""
-        return self._loss(memory, text, self._rmb_token("reconstruction_loss"), per_token)
+    def reconstruction_loss(self, memory: Memory, text: Texts, *, per_token: bool = False) -> Any:
+        """Like `loss`, for reading the compressed text itself (without kept tokens) back from a memory of one piece."""
+        return self._loss(memory, text, self._rmb_token("reconstruction_loss"), per_token, with_kept=False)
 
     @torch.no_grad()
-    def reconstruct(self, memory: torch.Tensor, *, max_new_tokens: int | None = None) -> str | list[str]:
-        """Write the compressed text back, greedily, piece by piece.
+    def reconstruct(self, memory: Memory, *, max_new_tokens: int | None = None) -> str | list[str]:
+        """Write the compressed text back, greedily, piece by piece, and the kept tokens after it.
 
         Args:
-            memory: (B, K, D) from `compress`.
-            max_new_tokens: of each piece; None is `context_len`. A memory does not say how long its text was.
+            memory: from `compress`.
+            max_new_tokens: of each piece; None is `piece_len`. A memory does not say how long its text was.
 
         Returns:
             One text for one memory, else a list.
@@ -208,14 +233,17 @@ class Compressor:
         Raises:
             CompressorError: not trained to reconstruct (`rmb_task`, `rmb_only`).
         """
-        token, n_cmps = self._rmb_token("reconstruct"), self.settings.n_cmps
+        token, n_cmps = self._rmb_token("reconstruct"), memory.n_cmps
+        settings = {**GREEDY, "max_new_tokens": max_new_tokens or self.piece_len}
         texts = []
         for row, length in enumerate(self._checked(memory)):
-            pieces = self._part(memory, [row], length, 0).view(length // n_cmps, n_cmps, -1)
-            settings = {**GREEDY, "max_new_tokens": max_new_tokens or self.context_len}
-            none = torch.zeros(len(pieces), 0, dtype=torch.long)
-            new = generate_after_memory(self.model, pieces, token, none, **settings)
-            texts.append(self.tokenizer.decode(new.flatten().tolist(), skip_special_tokens=True))
+            whole = self._part(memory, [row], length, 0).vectors
+            ids: list[int] = []
+            for piece in range(length // n_cmps):  # each one is read from where the decoder stood right after it
+                part = Memories(whole[:, piece * n_cmps : (piece + 1) * n_cmps], piece + 1)
+                none = torch.zeros(1, 0, dtype=torch.long)
+                ids += generate_after_memory(self.model, part, token, none, **settings)[0].tolist()
+            texts.append(self.tokenizer.decode([*ids, *memory.kept[row]], skip_special_tokens=True))
         return texts[0] if len(texts) == 1 else texts
 
     def bounds(self, context: str | Sequence[int], text: str | Sequence[int]) -> Bounds:
@@ -245,7 +273,7 @@ class Compressor:
         save_compressor(self.model, Path(folder), dataclasses.asdict(self.origin))
 
     @torch.no_grad()
-    def _loss(self, memory: torch.Tensor, text: Texts, token: torch.Tensor, per_token: bool) -> Any:
+    def _loss(self, memory: Memory, text: Texts, token: torch.Tensor, per_token: bool, *, with_kept: bool) -> Any:
         lengths, targets = self._checked(memory), token_rows(self.tokenizer, text)
         if len(targets) == 1:
             targets = targets * len(memory)
@@ -255,33 +283,49 @@ class Compressor:
         for length, rows in rows_by_key(lengths).items():
             ids, mask = padded([targets[row] for row in rows], left=False)
             ids = ids.to(self.backbone.device)
-            part = self._part(memory, rows, length, ids.shape[1])
-            (states,) = self.model.decode(part, [Task(token, ids, mask)])
+            lead, lead_mask = padded([memory.kept[row] if with_kept else () for row in rows], left=True)
+            part = self._part(memory, rows, length, lead.shape[1] + ids.shape[1])
+            (states,) = self.model.decode(part, [Task(token, ids, mask, lead, lead_mask)])
             scores = self.backbone.scores(states, ids, mask)
             for row, nll in zip(rows, scores.nll.tolist(), strict=True):
                 losses[row] = nll[: len(targets[row])]
         results: list[Any] = losses if per_token else [sum(row) / len(row) for row in losses]
         return results[0] if len(results) == 1 and is_single(text) else results
 
-    def _part(self, memory: torch.Tensor, rows: list[int], length: int, n_tokens: int) -> torch.Tensor:
+    def _part(self, memory: Memory, rows: list[int], length: int, n_tokens: int) -> Memories:
         """The last `length` vectors of some rows, where the backbone can read them and `n_tokens` after them."""
-        part = memory[rows, memory.shape[1] - length :].to(self.backbone.device, self.backbone.dtype)
-        reader = self.model.memory.reader(part)
-        start = length if reader.cache is None else reader.first_position
+        vectors = memory.vectors
+        part = vectors[rows, vectors.shape[1] - length :].to(self.backbone.device, self.backbone.dtype)
+        n_pieces = length // memory.n_cmps
+        reader = self.model.memory.reader(part, n_pieces)
+        start = length if reader.cache is None else int(reader.first_position)
         if not self.fits(start + n_tokens):  # the task token takes the place that `fits` keeps for BOS
             raise CompressorError(
                 f"a memory that reaches to position {start} and {n_tokens} tokens after it are more than the model's "
                 f"{self.backbone.max_positions} positions; compress fewer pieces, or write less"
             )
-        return part
+        return Memories(part, n_pieces)
 
-    def _checked(self, memory: torch.Tensor) -> list[int]:
+    def _trained_count(self, n_cmps: int | None) -> int:
+        """Vectors of a piece, as asked for or as trained."""
+        trained = self.settings.n_cmps
+        if n_cmps is None or n_cmps == trained:
+            return trained
+        if not self.settings.nested:
+            raise CompressorError(f"n_cmps: trained for {trained} vectors only; other numbers need nested: true")
+        if not 1 <= n_cmps <= trained:
+            raise CompressorError(f"n_cmps: {n_cmps} is outside 1..{trained}, which it was trained for")
+        return n_cmps
+
+    def _checked(self, memory: Memory) -> list[int]:
         """The number of real vectors in each row of a memory."""
-        if memory.dim() != 3 or memory.shape[1] == 0 or memory.shape[1] % self.settings.n_cmps:
+        vectors = memory.vectors
+        if vectors.dim() != 3 or vectors.shape[1] == 0 or vectors.shape[1] % memory.n_cmps:
             raise CompressorError(
-                f"memory: (B, K, D) with K a multiple of {self.settings.n_cmps} is expected, not {tuple(memory.shape)}"
+                f"memory: (B, E, D) vectors with E a multiple of {memory.n_cmps} are expected, not "
+                f"{tuple(vectors.shape)}"
             )
-        lengths = memory_lengths(memory)
+        lengths = memory.lengths
         if 0 in lengths:
             raise CompressorError(f"memory: row {lengths.index(0)} holds zero vectors only")
         return lengths

@@ -20,7 +20,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
-from cmp.model.batch import Batch, TokenScores
+from cmp.model.batch import Batch, Parts, TokenScores
 from cmp.model.head import find_head
 from cmp.model.losses import token_scores
 from cmp.model.surgery import (
@@ -63,8 +63,9 @@ class Prefix:
         n_blocks: how many blocks read it.
         batch_size: B.
         length: P, padding included.
-        mask: (B, P) bool, False on padding (left); None when there is none.
+        mask: (B, P) bool, False on padding; None when there is none.
         states: (B, P, H) output of the last of these blocks (after the final norm when all ran), where asked for.
+        starts: (B, 1) int64, the position id of each row's BOS; None is 0.
     """
 
     cache: DynamicCache
@@ -73,6 +74,29 @@ class Prefix:
     length: int
     mask: torch.Tensor | None = None
     states: torch.Tensor | None = None
+    starts: torch.Tensor | None = None
+
+    def rows(self, rows: slice) -> "Prefix":
+        """Some of the rows."""
+
+        def of(tensor: torch.Tensor | None) -> torch.Tensor | None:
+            return None if tensor is None else tensor[rows]
+
+        cache = cache_of([(keys[rows], values[rows]) for keys, values in cache_pairs(self.cache)])
+        count = len(range(self.batch_size)[rows])
+        return Prefix(cache, self.n_blocks, count, self.length, of(self.mask), of(self.states), of(self.starts))
+
+    def then(self, pairs: "list[tuple[torch.Tensor, torch.Tensor]]", mask: torch.Tensor | None) -> "Prefix":
+        """This prefix with keys and values of (B, heads, T, width) behind it, hidden where the (B, T) mask is False."""
+        cache = cache_of(
+            [
+                (torch.cat([k, new_k], 2), torch.cat([v, new_v], 2))
+                for (k, v), (new_k, new_v) in zip(cache_pairs(self.cache), pairs, strict=True)
+            ]
+        )
+        added = pairs[0][0].shape[2]
+        mask = joint_mask(self.mask, self.length, mask, added, self.batch_size)
+        return Prefix(cache, self.n_blocks, self.batch_size, self.length + added, mask, None, self.starts)
 
     def known_states(self) -> torch.Tensor:
         """`states`, of a prefix that was read with them."""
@@ -155,7 +179,13 @@ class Backbone:
 
     @torch.no_grad()
     def prefill(
-        self, ids: torch.Tensor, mask: torch.Tensor | None, n_blocks: int, *, with_states: bool = False
+        self,
+        ids: torch.Tensor,
+        mask: torch.Tensor | None,
+        n_blocks: int,
+        *,
+        with_states: bool = False,
+        starts: torch.Tensor | None = None,
     ) -> Prefix:
         """Read [BOS, ids] once, without gradient, through the first `n_blocks` blocks.
 
@@ -164,20 +194,31 @@ class Backbone:
             mask: (B, C) bool, True on real tokens; None when all are.
             n_blocks: 1..n_layers.
             with_states: also keep what the last block makes of its keys and values; without, it ends at these.
+            starts: (B, 1) int64, the position id of each row's BOS; None is 0.
         """
         mask = None if mask is None else mask.to(self.device)
         ids, mask = with_bos(ids.to(self.device), mask, self.bos_id)
         positions = None if mask is None else left_padded_positions(mask)
+        if starts is not None:
+            starts = starts.to(self.device)
+            natural = torch.arange(ids.shape[1], device=self.device)[None]
+            positions = starts + (natural if positions is None else positions)
         # accelerate's hooks put a block's weights away after it: a block that does not end would keep them
         cache = DynamicCache() if with_states or self._has_hooks else _CacheUntil(n_blocks - 1)
         states = None
         with suppress(_EverythingCachedError):
             states = self._run(n_blocks, self.embed(ids), cache, mask, positions)
         batch_size, length = ids.shape
-        return Prefix(cache, n_blocks, batch_size, length, mask, states if with_states else None)
+        return Prefix(cache, n_blocks, batch_size, length, mask, states if with_states else None, starts)
 
     def extend(
-        self, prefix: Prefix, embeds: torch.Tensor, *, n_blocks: int, positions: torch.Tensor | None = None
+        self,
+        prefix: Prefix,
+        embeds: torch.Tensor,
+        *,
+        n_blocks: int,
+        mask: torch.Tensor | None = None,
+        positions: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, DynamicCache]:
         """Go on after a prefix, with gradient to `embeds`; the prefix itself is not changed.
 
@@ -185,23 +226,34 @@ class Backbone:
             prefix: read by at least `n_blocks` blocks.
             embeds: (B, T, H) the new positions.
             n_blocks: how many blocks to run.
+            mask: (B, T) bool, False on padding among the new positions; None when there is none.
             positions: (B or 1, T) position ids; None continues after the prefix.
 
         Returns:
             (B, T, H) states after the last block run, and the cache with the new positions.
         """
         batch, new, _ = embeds.shape
-        cache, mask = fork_cache(prefix.cache, n_blocks), prefix.mask
-        if mask is not None:
-            mask = torch.cat([mask, mask.new_ones(batch, new)], dim=1)
-            positions = left_padded_positions(mask)[:, -new:] if positions is None else positions
+        cache, mask = fork_cache(prefix.cache, n_blocks), joint_mask(prefix.mask, prefix.length, mask, new, batch)
+        if positions is None and mask is not None:
+            positions = left_padded_positions(mask)[:, -new:]
+            positions = positions if prefix.starts is None else positions + prefix.starts
+        elif positions is None and prefix.starts is not None:
+            positions = prefix.starts + torch.arange(prefix.length, prefix.length + new, device=self.device)
         return self._run(n_blocks, embeds, cache, mask, positions), cache
 
     def run(
-        self, embeds: torch.Tensor, *, cache: DynamicCache | None = None, positions: torch.Tensor | None = None
+        self,
+        embeds: torch.Tensor,
+        *,
+        cache: DynamicCache | None = None,
+        mask: torch.Tensor | None = None,
+        positions: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """All blocks over (B, T, H) embeddings, after `cache` where there is one; (B, T, H) states for the head."""
-        return self._run(self.n_layers, embeds, cache, None, positions)
+        """All blocks over (B, T, H) embeddings, after `cache` where there is one; (B, T, H) states for the head.
+
+        The mask is (B, cached + T) bool, False on padding; None when there is none.
+        """
+        return self._run(self.n_layers, embeds, cache, mask, positions)
 
     def _run(
         self,
@@ -271,13 +323,24 @@ class Backbone:
         return self.scores(states[:, -batch.target_ids.shape[1] :], batch.target_ids, batch.target_mask)
 
     @torch.no_grad()
-    def teacher_states(self, prefix: Prefix, target_ids: torch.Tensor) -> torch.Tensor:
-        """(B, S, H) states that predict the target after the full context; `prefix` was read by all blocks."""
+    def teacher_states(self, prefix: Prefix, parts: Parts, target_ids: torch.Tensor) -> torch.Tensor:
+        """(B, S, H) states that predict the target after the full context.
+
+        Args:
+            prefix: the part that is compressed, read by all blocks with their states.
+            parts: has the kept tokens, which follow the prefix.
+            target_ids: (B, S) int64.
+        """
         last = prefix.known_states()[:, -1:]
-        if target_ids.shape[1] == 1:
+        ids = torch.cat([parts.kept_ids.to(self.device), target_ids[:, :-1].to(self.device)], dim=1)
+        if ids.shape[1] == 0:
             return last
-        states, _ = self.extend(prefix, self.embed(target_ids[:, :-1]), n_blocks=self.n_layers)
-        return torch.cat([last, states], dim=1)
+        mask = None
+        if parts.kept_mask is not None and parts.kept_mask.shape[1]:
+            kept = parts.kept_mask.to(self.device)
+            mask = torch.cat([kept, kept.new_ones(len(ids), target_ids.shape[1] - 1)], dim=1)
+        states, _ = self.extend(prefix, self.embed(ids), n_blocks=self.n_layers, mask=mask)
+        return torch.cat([last, states], dim=1)[:, -target_ids.shape[1] :]
 
     def scores(self, states: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor | None) -> TokenScores:
         """Teacher-forced scores of (B, S) labels from the (B, S, H) states that predict them."""
@@ -332,6 +395,17 @@ def with_bos(ids: torch.Tensor, mask: torch.Tensor | None, bos_id: int) -> tuple
 def left_padded_positions(mask: torch.Tensor) -> torch.Tensor:
     """(B, T) position ids that count real tokens only; 0 on padding."""
     return (mask.long().cumsum(1) - 1).clamp(min=0)
+
+
+def joint_mask(
+    before: torch.Tensor | None, n_before: int, after: torch.Tensor | None, n_after: int, batch_size: int
+) -> torch.Tensor | None:
+    """(B, before + after) bool from the masks of two stretches, either of which may have no padding; None for both."""
+    known = before if before is not None else after
+    if known is None:
+        return None
+    ones = [known.new_ones(batch_size, count) for count in (n_before, n_after)]
+    return torch.cat([one if mask is None else mask for one, mask in zip(ones, (before, after), strict=True)], dim=1)
 
 
 def fork_cache(cache: DynamicCache, n_blocks: int) -> DynamicCache:

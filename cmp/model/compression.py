@@ -1,20 +1,24 @@
 """The model that a trial trains: a context goes in once, a memory stands in for it, losses and scores come out.
 
-One step is four phases, each a method: `read` (the context, without gradient), `memory.make` (the compression tokens,
-with gradient), `decode` (target and reconstruction after the memory), and the fused head and loss in `losses`.
+One step is four phases, each a method: `read` (the context, without gradient), `remember` (the compression tokens, with
+gradient), `decode` (target and reconstruction after the memory), and the fused head and loss in `losses`. What the
+decoder reads is [memory, task token, kept tokens, target].
 
-Shape suffixes: `B` batch, `C` context, `K` compression tokens, `S` target, `H` hidden, `D` width of a memory vector.
+Shape suffixes: `B` batch, `C` context, `K` compression tokens, `L` kept tokens, `S` target, `H` hidden, `D` width of a
+memory vector.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import nn
+from torch.nn import functional
 
-from cmp.model.backbone import Backbone, Prefix
-from cmp.model.batch import Batch, TokenScores
+from cmp.model.backbone import Backbone, Prefix, joint_mask, left_padded_positions
+from cmp.model.batch import Batch, Parts, TokenScores, View, split
 from cmp.model.losses import linear_cross_entropy
-from cmp.model.memory import LearnedEmbeddings, make_memory
+from cmp.model.memory import LearnedEmbeddings, Memories, make_memory
 from cmp.space.settings import TrialSettings
 
 
@@ -49,11 +53,20 @@ class Task:
         token: (1, H) embedding of the task token that says what.
         ids: (B, T) int64, padded on the right.
         mask: (B, T) bool, True on tokens that count; None when all do.
+        lead_ids: (B, L) int64, text between the task token and `ids`, padded on the left; not predicted.
+        lead_mask: (B, L) bool, True on its real tokens; None when all are.
     """
 
     token: torch.Tensor
     ids: torch.Tensor
     mask: torch.Tensor | None
+    lead_ids: torch.Tensor | None = None
+    lead_mask: torch.Tensor | None = None
+
+    @property
+    def lead_len(self) -> int:
+        """L."""
+        return 0 if self.lead_ids is None else self.lead_ids.shape[1]
 
 
 class CompressionModel(nn.Module):
@@ -63,6 +76,7 @@ class CompressionModel(nn.Module):
         super().__init__()
         self._backbone = (backbone,)  # in a tuple, so that it is no submodule
         self.settings = settings
+        self._piece_len = max(1, settings.piece_len or settings.compressed_len)
         generator = torch.Generator().manual_seed(seed)
         self.memory = make_memory(backbone, settings, generator)
         self.fwd = None if settings.rmb_only else LearnedEmbeddings(backbone, 1, generator)
@@ -84,59 +98,107 @@ class CompressionModel(nn.Module):
         """(1, H) the RMB task token in the backbone's precision; None where nothing is reconstructed."""
         return None if self.rmb is None else self.rmb()
 
-    def compress(self, batch: Batch) -> torch.Tensor:
-        """(B, K, D) memories of the contexts, in the backbone's precision, with gradient unless it is switched off."""
-        return self.memory.make(self.read(batch))
+    @property
+    def view(self) -> View:
+        """How the settings read a context."""
+        return View(kept=self.settings.keep_len)
 
-    def read(self, batch: Batch) -> Prefix:
-        """The contexts, read once without gradient, by as many blocks as the memory or the KL teacher needs."""
-        blocks = self.backbone.n_layers if self._needs_teacher() else self.memory.n_blocks
-        with_states = self._needs_teacher() or self.memory.reads_states
-        return self.backbone.prefill(batch.context_ids, batch.context_mask, blocks, with_states=with_states)
+    def compress(self, batch: Batch, view: View | None = None) -> Memories:
+        """The memories of the contexts, with gradient unless it is switched off."""
+        view = view or self.view
+        parts = split(batch, view)
+        return self.remember(parts, self.read(parts), view.n_vectors)
 
-    def losses(self, batch: Batch, token_count: float, rmb_token_count: float) -> Losses:
+    def read(self, parts: Parts, *, for_teacher: bool = False) -> Prefix:
+        """What is compressed, read once without gradient: (B x pieces, piece) rows, the pieces of a context in a row.
+
+        Args:
+            parts: the contexts. One row stands for all where there is nothing to compress.
+            for_teacher: read it through all blocks, so that the KL teacher can go on from it.
+        """
+        ids, mask, starts = self._pieces(parts)
+        blocks = self.backbone.n_layers if for_teacher else self.memory.n_blocks
+        with_states = for_teacher or self.memory.reads_states
+        return self.backbone.prefill(ids, mask, blocks, with_states=with_states, starts=starts)
+
+    def remember(self, parts: Parts, prefix: Prefix, n_vectors: int | None = None) -> Memories:
+        """The memories of what was read, the pieces' side by side: `n_vectors` of each, or all."""
+        batch_size, n_pieces = len(parts.compressed_ids), self._n_pieces(parts)
+        has_text = None
+        if n_pieces > 1 and prefix.mask is not None:
+            has_text = prefix.mask.sum(1).view(batch_size, n_pieces) > 1  # more than BOS
+            has_text[:, -1] = True  # an empty context has a memory too
+        if self.settings.recursive and n_pieces > 1:
+            return self._remember_in_turn(prefix, n_pieces, has_text, n_vectors)
+        vectors = self.memory.make(prefix, n_vectors)
+        vectors = vectors.reshape(-1, n_pieces * vectors.shape[1], vectors.shape[2])
+        return Memories(vectors.expand(batch_size, -1, -1), n_pieces, _for_each_vector(has_text, vectors, n_pieces))
+
+    def _remember_in_turn(
+        self, prefix: Prefix, n_pieces: int, has_text: torch.Tensor | None, n_vectors: int | None
+    ) -> Memories:
+        """Piece after piece, each reading the memories of those before it."""
+        memories: Memories | None = None
+        for piece in range(n_pieces):
+            made = self.memory.make(prefix.rows(slice(piece, None, n_pieces)), n_vectors, memories)
+            vectors = made if memories is None else torch.cat([memories.vectors, made], dim=1)
+            mask = _for_each_vector(None if has_text is None else has_text[:, : piece + 1], vectors, piece + 1)
+            memories = Memories(vectors, piece + 1, mask)
+        assert memories is not None
+        return memories
+
+    def losses(self, batch: Batch, token_count: float, rmb_token_count: float, view: View | None = None) -> Losses:
         """All loss terms of a batch, or of one worker's share of it.
 
         Args:
             batch: this worker's sequences.
             token_count: kept target tokens of the whole optimizer step, over all workers and accumulated loops.
-            rmb_token_count: kept context tokens likewise; only used with `rmb_task`.
+            rmb_token_count: kept compressed tokens likewise; only used with `rmb_task`.
+            view: how the contexts are read; None is as the settings say.
         """
-        prefix = self.read(batch)
-        tasks = self.tasks(batch)
-        states = self.decode(self.memory.make(prefix), tasks)
-        teacher = self.backbone.teacher_states(prefix, batch.target_ids) if self._needs_teacher() else None
+        view = view or self.view
+        parts = split(batch, view)
+        shares = self._needs_teacher() and self._shares_prefix(parts, view)
+        prefix = self.read(parts, for_teacher=shares)
+        tasks = self.tasks(batch, parts)
+        states = self.decode(self.remember(parts, prefix, view.n_vectors), tasks)
+        teacher = self._teacher_states(batch, parts, prefix if shares else None) if self._needs_teacher() else None
         return self.combine(tasks, states, teacher, token_count, rmb_token_count)
 
-    def tasks(self, batch: Batch) -> list[Task]:
+    def tasks(self, batch: Batch, parts: Parts) -> list[Task]:
         """The main task first, then the reconstruction beside it where the settings ask for one."""
         if self.fwd is None:
             assert self.rmb is not None
             return [Task(self.rmb(), batch.target_ids, batch.target_mask)]
-        tasks = [Task(self.fwd(), batch.target_ids, batch.target_mask)]
-        if self.rmb is not None:
-            tasks.append(Task(self.rmb(), *left_to_right_padding(batch.context_ids, batch.context_mask)))
+        tasks = [Task(self.fwd(), batch.target_ids, batch.target_mask, parts.kept_ids, parts.kept_mask)]
+        if self.rmb is not None and parts.compressed_ids.shape[1]:
+            tasks.append(self._reconstruction(parts))
         return tasks
 
-    def decode(self, memory: torch.Tensor, tasks: list[Task]) -> list[torch.Tensor]:
+    def decode(self, memories: Memories, tasks: list[Task]) -> list[torch.Tensor]:
         """(B, T, H) states that predict each task's tokens from the memory, teacher-forced.
 
-        Tasks of the same length run in one batch.
+        Tasks of the same shape run in one batch.
         """
-        lengths = {task.ids.shape[1] for task in tasks}
-        if len(lengths) > 1:
-            return [states for task in tasks for states in self.decode(memory, [task])]
-        inputs = torch.cat([self._task_inputs(task) for task in tasks])
-        reader = self.memory.reader(memory)
-        reader = reader.repeated(len(tasks)) if len(tasks) > 1 else reader
+        if len({(task.ids.shape[1], task.lead_len) for task in tasks}) > 1:
+            return [states for task in tasks for states in self.decode(memories, [task])]
+        starts = [self._task_inputs(task) for task in tasks]
+        inputs, mask = torch.cat([embeds for embeds, _ in starts]), starts[0][1]
+        assert len(tasks) == 1 or mask is None, "only the main task has a lead"
+        memories = memories.repeated(len(tasks)) if len(tasks) > 1 else memories
+        reader = self.memory.reader(memories.vectors, memories.n_real_pieces)
+        mask = joint_mask(memories.mask, memories.vectors.shape[1], mask, inputs.shape[1], len(inputs))
         if reader.cache is not None:
-            first = reader.first_position
-            positions = torch.arange(first, first + inputs.shape[1], device=inputs.device)[None]
-            states = self.backbone.run(inputs, cache=reader.cache, positions=positions)
+            new = torch.arange(inputs.shape[1], device=inputs.device)[None]
+            if mask is not None:
+                new = left_padded_positions(mask[:, -inputs.shape[1] :])
+            states = self.backbone.run(inputs, cache=reader.cache, mask=mask, positions=reader.first_position + new)
         else:
             assert reader.embeds is not None
-            states = self.backbone.run(torch.cat([reader.embeds, inputs], dim=1))[:, reader.embeds.shape[1] :]
-        return list(states.chunk(len(tasks)))
+            positions = None if mask is None else left_padded_positions(mask)
+            states = self.backbone.run(torch.cat([reader.embeds, inputs], dim=1), mask=mask, positions=positions)
+        length = tasks[0].ids.shape[1]
+        return list(states[:, -length:].chunk(len(tasks)))
 
     def combine(
         self,
@@ -166,31 +228,117 @@ class CompressionModel(nn.Module):
         return Losses(total, sums[0], tokens[0], sums[1], tokens[1], kl_sum)
 
     @torch.no_grad()
-    def score(self, batch: Batch) -> TokenScores:
+    def score(self, batch: Batch, view: View | None = None) -> TokenScores:
         """Scores of the main task: the target after the memory; with `rmb_only` its reconstruction."""
-        return self._score(batch, self.tasks(batch)[0])
+        view = view or self.view
+        parts = split(batch, view)
+        return self._score(self.remember(parts, self.read(parts), view.n_vectors), self.tasks(batch, parts)[0])
+
+    @torch.no_grad()
+    def score_variants(
+        self, batch: Batch, swap: torch.Tensor | None, sizes: Sequence[int] = ()
+    ) -> dict[str, TokenScores]:
+        """Scores of the main task after different memories; the contexts are read once for all of them.
+
+        Args:
+            batch: with a context of its own for each row.
+            swap: (B,) int64, for each row the row whose memory it reads instead of its own.
+            sizes: numbers of vectors to read instead of all.
+
+        Returns:
+            "memory"; "swapped", where `swap` is given; each size as a text.
+        """
+        parts = split(batch, self.view)
+        prefix, task = self.read(parts), self.tasks(batch, parts)[0]
+        own = self.remember(parts, prefix)
+        found = {"memory": self._score(own, task)}
+        if swap is not None:
+            found["swapped"] = self._score(own.rows(swap.to(own.vectors.device)), task)
+        return found | {str(size): self._score(self.remember(parts, prefix, size), task) for size in sizes}
 
     @torch.no_grad()
     def score_reconstruction(self, batch: Batch) -> TokenScores:
-        """Scores of the context's tokens, predicted from the memory; (B, C), padded on the right.
+        """Scores of the compressed tokens, predicted from the memory; (B, C), padded on the right.
 
         Raises:
             ValueError: this compressor was not trained to reconstruct.
         """
         if self.rmb is None:
             raise ValueError("score_reconstruction: needs rmb_task or rmb_only")
-        return self._score(batch, self.tasks(batch)[-1])
+        parts = split(batch, self.view)
+        return self._score(self.remember(parts, self.read(parts)), self._reconstruction(parts))
 
-    def _score(self, batch: Batch, task: Task) -> TokenScores:
-        prefix = self.backbone.prefill(
-            batch.context_ids, batch.context_mask, self.memory.n_blocks, with_states=self.memory.reads_states
-        )
-        (states,) = self.decode(self.memory.make(prefix), [task])
+    def _score(self, memories: Memories, task: Task) -> TokenScores:
+        (states,) = self.decode(memories, [task])
         return self.backbone.scores(states, task.ids, task.mask)
 
-    def _task_inputs(self, task: Task) -> torch.Tensor:
-        token = task.token.expand(len(task.ids), 1, -1)
-        return torch.cat([token, self.backbone.embed(task.ids[:, :-1])], dim=1)
+    def _reconstruction(self, parts: Parts) -> Task:
+        assert self.rmb is not None
+        return Task(self.rmb(), *left_to_right_padding(parts.compressed_ids, parts.compressed_mask))
+
+    def _task_inputs(self, task: Task) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """(B, 1 + L + T - 1, H) embeddings of [task token, lead, ids but the last], and their mask.
+
+        The task token stands right before the first real token of its row's lead, so that what predicts the first of
+        `ids` is never padding.
+        """
+        batch_size, device = len(task.ids), self.backbone.device
+        token = task.token.expand(batch_size, 1, -1)
+        if task.lead_ids is None or not task.lead_len:
+            return torch.cat([token, self.backbone.embed(task.ids[:, :-1])], dim=1), None
+        following = self.backbone.embed(torch.cat([task.lead_ids, task.ids[:, :-1].to(task.lead_ids.device)], dim=1))
+        inputs = torch.cat([token, following], dim=1)
+        if task.lead_mask is None:
+            return inputs, None
+        lead_mask = task.lead_mask.to(device)
+        padding = task.lead_len - lead_mask.sum(1, keepdim=True)
+        places = torch.arange(inputs.shape[1], device=device)[None]
+        inputs = torch.where((places == padding)[..., None], token, inputs)
+        return inputs, places >= padding
+
+    def _n_pieces(self, parts: Parts) -> int:
+        """Contexts are as long as the settings say in training; a longer text of a user is more pieces."""
+        return max(1, -(-parts.compressed_ids.shape[1] // self._piece_len))
+
+    def _pieces(self, parts: Parts) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+        """What is compressed as (B x pieces, piece) ids and mask, and where each piece starts in its context.
+
+        The first piece is padded on the left where the pieces do not fill the context. A batch without anything to
+        compress is one row.
+        """
+        ids, mask, n_pieces = parts.compressed_ids, parts.compressed_mask, self._n_pieces(parts)
+        if ids.shape[1] == 0:
+            return ids[:1], None, None
+        if n_pieces == 1:
+            return ids, mask, None
+        piece_len = self._piece_len
+        missing = n_pieces * piece_len - ids.shape[1]
+        if missing:
+            mask = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask
+            mask = functional.pad(mask, (missing, 0))
+            ids = functional.pad(ids, (missing, 0))
+        starts = None
+        if self.memory.has_places:
+            places = torch.arange(n_pieces, device=ids.device)[None]
+            if mask is not None:  # a short context begins with its first real piece
+                real = -(-mask.sum(1, keepdim=True) // piece_len)
+                places = (places - n_pieces + real.clamp(min=1)).clamp(min=0)
+            starts = (places * piece_len).expand(len(ids), -1).reshape(-1, 1)
+        mask = None if mask is None else mask.reshape(-1, piece_len)
+        return ids.reshape(-1, piece_len), mask, starts
+
+    def _teacher_states(self, batch: Batch, parts: Parts, prefix: Prefix | None) -> torch.Tensor:
+        """States of the backbone that has read the whole context; it goes on from `prefix` where that is part of it."""
+        if prefix is None:
+            blocks = self.backbone.n_layers
+            prefix = self.backbone.prefill(batch.context_ids, batch.context_mask, blocks, with_states=True)
+            parts = split(batch, View())
+        return self.backbone.teacher_states(prefix, parts, batch.target_ids)
+
+    def _shares_prefix(self, parts: Parts, view: View) -> bool:
+        """Whether the teacher reads the context just as the memory does; pooled states are those of their own layer."""
+        own_layer = self.memory.reads_states and self.memory.n_blocks < self.backbone.n_layers
+        return view.compresses and self._n_pieces(parts) == 1 and not own_layer
 
     def _needs_teacher(self) -> bool:
         return self.settings.kl_scale > 0.0
@@ -204,6 +352,11 @@ def left_to_right_padding(ids: torch.Tensor, mask: torch.Tensor | None) -> tuple
     missing = length - mask.sum(1, keepdim=True)
     source = (torch.arange(length, device=ids.device) + missing) % length
     return ids.gather(1, source), mask.gather(1, source)
+
+
+def _for_each_vector(has_text: torch.Tensor | None, vectors: torch.Tensor, n_pieces: int) -> torch.Tensor | None:
+    """A (B, pieces) mask of pieces as a (B, E) mask of their vectors."""
+    return None if has_text is None else has_text.repeat_interleave(vectors.shape[1] // n_pieces, dim=1)
 
 
 def _weights(task: Task, device: torch.device) -> torch.Tensor:

@@ -79,27 +79,26 @@ def loop_flops(shape: ModelShape, settings: TrialSettings, sequences: int | None
     A backward pass costs as much as its forward pass: weights are frozen, only inputs get gradients.
     """
     batch = settings.batch_size if sequences is None else sequences
-    context, target = settings.cmp_len, settings.seq_len
-    if settings.rmb_only:
-        context = target
+    target, kept, pieces = settings.seq_len, settings.keep_len, settings.n_pieces
     hidden_blocks = shape.n_layers if settings.memory == "kv" else resolve_layer(settings.cmp_layer, shape.n_layers)
-    teacher = settings.kl_scale > 0
-    prefix = 1 + context
-    if teacher:
-        prefill = shape.forward(prefix, 0, shape.n_layers) + shape.forward(target - 1, prefix, shape.n_layers)
+    prefix = 1 + (settings.piece_len or settings.compressed_len)
+    if settings.kl_scale > 0 and pieces == 1:  # the teacher goes on from the same prefill
+        prefill = shape.forward(prefix, 0, shape.n_layers) + shape.forward(kept + target - 1, prefix, shape.n_layers)
     elif settings.memory == "pooled":
-        prefill = shape.forward(prefix, 0, hidden_blocks)
+        prefill = pieces * shape.forward(prefix, 0, hidden_blocks)
     else:
-        prefill = shape.forward(prefix, 0, hidden_blocks - 1) + shape.keys_and_values(prefix)
+        prefill = pieces * (shape.forward(prefix, 0, hidden_blocks - 1) + shape.keys_and_values(prefix))
+    if settings.kl_scale > 0 and pieces > 1:
+        prefill += shape.forward(settings.context_len + target, 0, shape.n_layers)
     new = settings.n_cmps + settings.sep_cmpr
-    compression = 0.0 if settings.memory == "pooled" else 2 * shape.forward(new, prefix, hidden_blocks)
-    predicted = [target] + ([context] if settings.rmb_task and not settings.rmb_only else [])
-    decoder = sum(2 * _decode(shape, settings, length) for length in predicted)
-    head = 2 * shape.head(sum(predicted)) + (shape.head(target) if teacher else 0.0)
+    compression = 0.0 if settings.memory == "pooled" else pieces * 2 * shape.forward(new, prefix, hidden_blocks)
+    rebuilt = settings.compressed_len if settings.rmb_task and not settings.rmb_only else 0
+    decoder = sum(2 * _decode(shape, settings, length) for length in (kept + target, rebuilt) if length)
+    head = 2 * shape.head(target + rebuilt) + (shape.head(target) if settings.kl_scale > 0 else 0.0)
     return LoopFlops(batch * prefill, batch * compression, batch * decoder, batch * head)
 
 
 def _decode(shape: ModelShape, settings: TrialSettings, length: int) -> float:
     if settings.memory == "kv":
-        return shape.forward(length, settings.n_cmps, shape.n_layers)
-    return shape.forward(settings.n_cmps + length, 0, shape.n_layers)
+        return shape.forward(length, settings.n_vectors, shape.n_layers)
+    return shape.forward(settings.n_vectors + length, 0, shape.n_layers)

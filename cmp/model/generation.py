@@ -2,7 +2,7 @@
 
 Called by `api` and by `train.examples`. A hidden memory enters as input embeddings, a kv memory as a cache.
 
-Shape suffixes: `B` batch, `K` memory vectors, `D` width of a memory vector, `P` prompt, `T` new tokens, `H` hidden.
+Shape suffixes: `B` batch, `E` vectors of a memory, `D` width of one, `P` prompt, `T` new tokens, `H` hidden.
 """
 
 from typing import Any
@@ -11,6 +11,7 @@ import torch
 
 from cmp.model.backbone import Backbone
 from cmp.model.compression import CompressionModel
+from cmp.model.memory import Memories
 from cmp.model.surgery import takes_position_ids
 
 GREEDY: dict[str, Any] = {"do_sample": False, "num_beams": 1, "temperature": None, "top_p": None, "top_k": None}
@@ -18,30 +19,32 @@ GREEDY: dict[str, Any] = {"do_sample": False, "num_beams": 1, "temperature": Non
 
 @torch.no_grad()
 def generate_after_memory(
-    model: CompressionModel, memory: torch.Tensor, token: torch.Tensor, prompt_ids: torch.Tensor, **settings: Any
+    model: CompressionModel, memories: Memories, token: torch.Tensor, prompt_ids: torch.Tensor, **settings: Any
 ) -> torch.Tensor:
     """New token ids after [memory, task token, prompt].
 
     Args:
         model: what made the memory.
-        memory: (B, K, D), all rows real.
+        memories: (B, E, D) vectors, all real.
         token: (1, H) the task token.
-        prompt_ids: (B, P) int64, P may be 0.
+        prompt_ids: (B, P) int64, kept tokens and prompt; P may be 0.
         settings: of transformers' `generate`.
 
     Returns:
         (B x num_return_sequences, T) int64; after an end-of-text token only padding follows.
     """
-    backbone, reader = model.backbone, model.memory.reader(memory)
-    batch, n_cmps, _ = memory.shape
+    assert memories.mask is None, "generation takes real vectors only"
+    backbone, reader = model.backbone, model.memory.reader(memories.vectors, memories.n_pieces)
+    batch, n_vectors, _ = memories.vectors.shape
     embeds = [token.to(backbone.device, backbone.dtype).expand(batch, 1, -1), backbone.embed(prompt_ids)]
     if reader.cache is None:
         assert reader.embeds is not None
         return _generate(backbone, settings, inputs_embeds=torch.cat([reader.embeds, *embeds], dim=1))
     # `generate` wants embeddings for the whole sequence and skips as many as the cache holds: zeros will do there.
-    skipped = embeds[0].new_zeros(batch, n_cmps, embeds[0].shape[-1])
+    skipped = embeds[0].new_zeros(batch, n_vectors, embeds[0].shape[-1])
     inputs = torch.cat([skipped, *embeds], dim=1)
-    start = reader.first_position - n_cmps
+    assert isinstance(reader.first_position, int), "all rows have as many pieces"
+    start = reader.first_position - n_vectors
     positions = torch.arange(start, start + inputs.shape[1], device=backbone.device).expand(batch, -1)
     # `generate` repeats its inputs for beams and samples, but not a cache that it is given.
     reader.cache.batch_repeat_interleave(max(settings.get("num_beams", 1), settings.get("num_return_sequences", 1)))

@@ -1,22 +1,54 @@
 """What makes a memory out of a context, and what reads it: one small interface, three kinds.
 
-`make` turns a read context into a (B, K, D) tensor, `reader` turns that tensor into what the decoder starts from.
-Nothing outside this file knows which kind a memory is.
+`make` turns a read piece of a context into a (B, K, D) tensor, `reader` turns the memories of all pieces, side by side,
+into what the decoder starts from. Nothing outside this file knows which kind a memory is.
 
 Shape suffixes: `B` batch, `K` compression tokens, `H` hidden, `D` width of a memory vector.
 """
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 from transformers.cache_utils import DynamicCache
 
-from cmp.model.backbone import Backbone, Prefix, cache_of, cache_pairs
+from cmp.model.backbone import Backbone, Prefix, cache_of, cache_pairs, joint_mask
 from cmp.model.lora import CompressionLora
 from cmp.model.projection import Projection
 from cmp.space.layers import resolve_layer
 from cmp.space.settings import TrialSettings
+
+
+@dataclass(frozen=True)
+class Memories:
+    """The memories of a batch of contexts.
+
+    Args:
+        vectors: (B, E, D) in the backbone's precision: the pieces' vectors one after the other, first piece first.
+        n_pieces: how many pieces; E is a multiple of it.
+        mask: (B, E) bool, False on the vectors of pieces in which a short context has no token; None when none is so.
+    """
+
+    vectors: torch.Tensor
+    n_pieces: int = 1
+    mask: torch.Tensor | None = None
+
+    @property
+    def n_real_pieces(self) -> int | torch.Tensor:
+        """The pieces that are read: one number, or (B, 1) int64 where rows differ."""
+        if self.mask is None:
+            return self.n_pieces
+        return self.mask.sum(1, keepdim=True) // (self.mask.shape[1] // self.n_pieces)
+
+    def rows(self, order: torch.Tensor) -> "Memories":
+        """The memories of these rows, in this order."""
+        return Memories(self.vectors[order], self.n_pieces, None if self.mask is None else self.mask[order])
+
+    def repeated(self, times: int) -> "Memories":
+        """The same memories `times` over, along the batch."""
+        mask = None if self.mask is None else torch.cat([self.mask] * times)
+        return Memories(torch.cat([self.vectors] * times), self.n_pieces, mask)
 
 
 @dataclass(frozen=True)
@@ -26,37 +58,43 @@ class Reader:
     Args:
         embeds: (B, K, H) in the backbone's precision; None when the memory is a cache.
         cache: (B, heads, K, width) keys and values of every block; None when the memory is embeddings.
-        first_position: the position id of the task token when there is a cache.
+        first_position: the position id of the task token when there is a cache; (B, 1) int64 where rows differ.
     """
 
     embeds: torch.Tensor | None = None
     cache: DynamicCache | None = None
-    first_position: int = 0
-
-    def repeated(self, times: int) -> "Reader":
-        """The same memories `times` over, along the batch."""
-        embeds = None if self.embeds is None else torch.cat([self.embeds] * times)
-        cache = self.cache
-        if cache is not None:
-            cache = cache_of([(torch.cat([k] * times), torch.cat([v] * times)) for k, v in cache_pairs(cache)])
-        return Reader(embeds, cache, self.first_position)
+    first_position: int | torch.Tensor = 0
 
 
-class Memory(nn.Module):
+class MemoryKind(nn.Module):
     """A kind of memory. Parameters are the trainables of this kind alone.
 
-    `n_blocks` is how many blocks have to read the context, `reads_states` whether `make` needs the states after them.
+    `n_blocks` is how many blocks have to read the context, `reads_states` whether `make` needs the states after them,
+    `has_places` whether a piece must be read at its own place in the context.
     """
 
     n_blocks: int
     reads_states = False
+    has_places = False
 
-    def make(self, prefix: Prefix) -> torch.Tensor:
-        """A context that `n_blocks` or more blocks have read to a (B, K, D) memory in the backbone's precision."""
+    def make(self, prefix: Prefix, n_vectors: int | None = None, earlier: Memories | None = None) -> torch.Tensor:
+        """The memory of one piece.
+
+        Args:
+            prefix: the piece, read by `n_blocks` or more blocks.
+            n_vectors: make only so many; None is `n_cmps`.
+            earlier: the memories of the pieces before it, for the compression tokens to read; None hides them.
+
+        Returns:
+            (B, K, D) in the backbone's precision.
+        """
         raise NotImplementedError
 
-    def reader(self, memory: torch.Tensor) -> Reader:
-        """What the decoder starts from."""
+    def reader(self, memory: torch.Tensor, n_pieces: int | torch.Tensor) -> Reader:
+        """What the decoder starts from: the (B, E, D) memories of pieces side by side.
+
+        `n_pieces` is how many are read, (B, 1) int64 where rows differ.
+        """
         raise NotImplementedError
 
 
@@ -78,18 +116,30 @@ class CompressionTokens(nn.Module):
         """Positions after the context: separator and compression tokens."""
         return len(self.tokens) + (self.separator is not None)
 
-    def forward(self, prefix: Prefix, positions: torch.Tensor | None = None) -> tuple[torch.Tensor, DynamicCache]:
-        """States and cache of the compression pass, separator included."""
+    def forward(
+        self,
+        prefix: Prefix,
+        n_tokens: int | None = None,
+        positions: torch.Tensor | None = None,
+        earlier: Memories | None = None,
+    ) -> tuple[torch.Tensor, DynamicCache]:
+        """States and cache of the compression pass, separator included; `earlier` memories are embeddings before them.
+
+        Compression tokens are causal: the first `n_tokens` of them do not depend on those that are left out.
+        """
         (backbone,) = self._backbone
-        tokens = self.tokens() if self.separator is None else torch.cat([self.separator(), self.tokens()])
+        tokens = self.tokens()[:n_tokens]
+        tokens = tokens if self.separator is None else torch.cat([self.separator(), tokens])
         embeds = tokens.expand(prefix.batch_size, -1, -1)
-        if self.lora is None:
-            return backbone.extend(prefix, embeds, n_blocks=self.n_blocks, positions=positions)
-        with self.lora.active():
-            return backbone.extend(prefix, embeds, n_blocks=self.n_blocks, positions=positions)
+        mask = None
+        if earlier is not None:
+            mask = joint_mask(earlier.mask, earlier.vectors.shape[1], None, embeds.shape[1], prefix.batch_size)
+            embeds = torch.cat([earlier.vectors, embeds], dim=1)
+        with nullcontext() if self.lora is None else self.lora.active():
+            return backbone.extend(prefix, embeds, n_blocks=self.n_blocks, mask=mask, positions=positions)
 
 
-class HiddenMemory(Memory):
+class HiddenMemory(MemoryKind):
     """Hidden states of the compression tokens after `cmp_layer`, scaled to embeddings: (B, K, H)."""
 
     def __init__(self, backbone: Backbone, settings: TrialSettings, seed: torch.Generator) -> None:
@@ -98,17 +148,17 @@ class HiddenMemory(Memory):
         self.compression = CompressionTokens(backbone, settings, self.n_blocks, seed)
         self.projection = Projection(backbone, settings, seed)
 
-    def make(self, prefix: Prefix) -> torch.Tensor:
-        """Run the compression tokens and project their states."""
-        states, _ = self.compression(prefix)
-        return self.projection(states[:, -len(self.compression.tokens) :])
+    def make(self, prefix: Prefix, n_vectors: int | None = None, earlier: Memories | None = None) -> torch.Tensor:
+        """Run the compression tokens, after the earlier memories, and project their states."""
+        states, _ = self.compression(prefix, n_vectors, earlier=earlier)
+        return self.projection(states[:, -(n_vectors or len(self.compression.tokens)) :])
 
-    def reader(self, memory: torch.Tensor) -> Reader:
+    def reader(self, memory: torch.Tensor, n_pieces: int | torch.Tensor) -> Reader:
         """Memory vectors are read as embeddings."""
         return Reader(embeds=memory)
 
 
-class PooledMemory(Memory):
+class PooledMemory(MemoryKind):
     """Context states after `cmp_layer`, averaged over K stretches of equal length: (B, K, H). No compression pass."""
 
     reads_states = True
@@ -119,29 +169,31 @@ class PooledMemory(Memory):
         self.n_cmps = settings.n_cmps
         self.projection = Projection(backbone, settings, seed)
 
-    def make(self, prefix: Prefix) -> torch.Tensor:
-        """Average the context's states and project them."""
+    def make(self, prefix: Prefix, n_vectors: int | None = None, earlier: Memories | None = None) -> torch.Tensor:
+        """Average the context's states and project them; earlier memories cannot be read."""
         states = prefix.known_states()
-        weights = stretch_weights(prefix.length, self.n_cmps, prefix.mask, states.device)
+        weights = stretch_weights(prefix.length, n_vectors or self.n_cmps, prefix.mask, states.device)
         return self.projection(weights @ states.float())
 
-    def reader(self, memory: torch.Tensor) -> Reader:
+    def reader(self, memory: torch.Tensor, n_pieces: int | torch.Tensor) -> Reader:
         """Memory vectors are read as embeddings."""
         return Reader(embeds=memory)
 
 
-class KeyValueMemory(Memory):
+class KeyValueMemory(MemoryKind):
     """Keys and values of the compression tokens in every block: (B, K, D), D = sum over blocks of 2 x heads x width.
 
-    The compression tokens sit at fixed positions after the longest context, and the decoder right after them, so that
-    a memory can be read without knowing how long its context was.
+    The compression tokens sit at fixed positions after the longest piece, and the decoder right after the last ones, so
+    that a memory can be read without knowing how long its text was.
     """
+
+    has_places = True
 
     def __init__(self, backbone: Backbone, settings: TrialSettings, seed: torch.Generator) -> None:
         super().__init__()
         self.n_blocks = backbone.n_layers
         self.compression = CompressionTokens(backbone, settings, self.n_blocks, seed)
-        self.first_position = 1 + (settings.seq_len if settings.rmb_only else settings.cmp_len)
+        self.piece_len = max(1, settings.piece_len or settings.compressed_len)
         self._shapes = key_value_shapes(backbone)
         if self.compression.lora is not None:
             self._drop_unused_updates(backbone, self.compression.lora)
@@ -154,37 +206,46 @@ class KeyValueMemory(Memory):
         gradients = torch.autograd.grad(memory.sum(), parameters, allow_unused=True)
         lora.drop({parameter for parameter, gradient in zip(parameters, gradients, strict=True) if gradient is None})
 
-    def make(self, prefix: Prefix) -> torch.Tensor:
-        """Run the compression tokens and lay their keys and values side by side.
+    def make(self, prefix: Prefix, n_vectors: int | None = None, earlier: Memories | None = None) -> torch.Tensor:
+        """Run the compression tokens, on the earlier memories, and lay their keys and values side by side.
 
         Raises:
-            ValueError: the context is longer than the positions kept for it.
+            ValueError: the piece is longer than the positions kept for it.
         """
-        if prefix.length > self.first_position:
-            raise ValueError(f"a context of {prefix.length - 1} tokens, but cmp_len is {self.first_position - 1}")
+        longest = 1 + self.piece_len
+        if prefix.length > longest:
+            raise ValueError(
+                f"a text of {prefix.length - 1} tokens, but at most {self.piece_len} are compressed at once"
+            )
         n_new, device = self.compression.n_new, self.compression.tokens().device
-        positions = torch.arange(self.first_position, self.first_position + n_new, device=device)[None]
-        natural = prefix.mask is None and prefix.length == self.first_position
-        _, cache = self.compression(prefix, None if natural else positions)
-        n_cmps = len(self.compression.tokens)
+        positions = torch.arange(longest, longest + n_new, device=device)[None]
+        natural = prefix.mask is None and prefix.length == longest and prefix.starts is None and earlier is None
+        positions = positions if prefix.starts is None else positions + prefix.starts
+        prefix = prefix if earlier is None else prefix.then(self._pairs(earlier.vectors), earlier.mask)
+        n_tokens = n_vectors or len(self.compression.tokens)
+        positions = positions[:, : n_new - len(self.compression.tokens) + n_tokens]
+        _, cache = self.compression(prefix, n_vectors, None if natural else positions)
         flat = [
-            part[:, :, -n_cmps:].transpose(1, 2).flatten(2).to(device) for pair in cache_pairs(cache) for part in pair
+            part[:, :, -n_tokens:].transpose(1, 2).flatten(2).to(device) for pair in cache_pairs(cache) for part in pair
         ]
         return torch.cat(flat, dim=-1)
 
-    def reader(self, memory: torch.Tensor) -> Reader:
-        """Memory vectors are read as a cache of K positions."""
-        batch, n_cmps, _ = memory.shape
+    def reader(self, memory: torch.Tensor, n_pieces: int | torch.Tensor) -> Reader:
+        """Memory vectors are read as a cache, from right after the last piece's compression tokens."""
+        first_position = 1 + n_pieces * self.piece_len + self.compression.n_new
+        return Reader(cache=cache_of(self._pairs(memory)), first_position=first_position)
+
+    def _pairs(self, memory: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Keys and values of every block, (B, heads, K, width), from a (B, K, D) memory."""
         parts = memory.split([heads * width for heads, width in self._shapes], dim=-1)
         tensors = [
-            part.view(batch, n_cmps, heads, width).transpose(1, 2)
+            part.unflatten(-1, (heads, width)).transpose(1, 2)
             for part, (heads, width) in zip(parts, self._shapes, strict=True)
         ]
-        cache = cache_of(list(zip(tensors[0::2], tensors[1::2], strict=True)))
-        return Reader(cache=cache, first_position=self.first_position + self.compression.n_new)
+        return list(zip(tensors[0::2], tensors[1::2], strict=True))
 
 
-def make_memory(backbone: Backbone, settings: TrialSettings, seed: torch.Generator) -> Memory:
+def make_memory(backbone: Backbone, settings: TrialSettings, seed: torch.Generator) -> MemoryKind:
     """The kind of memory that the settings ask for."""
     kinds = {"hidden": HiddenMemory, "kv": KeyValueMemory, "pooled": PooledMemory}
     return kinds[settings.memory](backbone, settings, seed)

@@ -1,20 +1,58 @@
-"""From what a user holds (texts, token ids) to batches of contexts, and back from pieces to whole memories.
+"""From what a user holds (texts, token ids) to rows of token ids, and the memory that a user gets for them.
 
-Called by `api`. A text longer than a compressor's context is cut into consecutive pieces; each is compressed on its
-own and their memories lie one after the other.
+Called by `api`.
 
-Shape suffixes: `B` batch, `C` context, `K` memory vectors, `D` width of a memory vector.
+Shape suffixes: `B` batch, `C` context, `E` vectors of a memory, `D` width of a memory vector.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from cmp.model.batch import Batch
 from cmp.model.saving import CompressorError
 
 Texts = str | Sequence[str] | Sequence[int] | Sequence[Sequence[int]] | torch.Tensor
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What stands in for some texts: vectors for what was compressed, tokens for what stays text.
+
+    Args:
+        vectors: (B, E, D) in the backbone's precision: `n_cmps` for each piece of the longest text. Rows of shorter
+            texts begin with zero vectors, which no compressor makes and all methods leave out.
+        kept: the last tokens of each text, which are read after its vectors.
+        n_cmps: vectors of one piece.
+    """
+
+    vectors: torch.Tensor
+    kept: tuple[tuple[int, ...], ...]
+    n_cmps: int
+
+    def __len__(self) -> int:
+        """How many texts."""
+        return len(self.vectors)
+
+    def __getitem__(self, rows: slice) -> "Memory":
+        """The memories of some of the texts."""
+        return Memory(self.vectors[rows], self.kept[rows], self.n_cmps)
+
+    @property
+    def lengths(self) -> list[int]:
+        """How many vectors each text has."""
+        real = self.vectors.ne(0).any(-1)
+        return [real.shape[1] - int(row.long().argmax()) if bool(row.any()) else 0 for row in real]
+
+    @property
+    def positions(self) -> list[int]:
+        """What a decoder reads in each text's place: vectors and kept tokens."""
+        return [length + len(kept) for length, kept in zip(self.lengths, self.kept, strict=True)]
+
+    def to(self, *target: Any) -> "Memory":
+        """The same memory on another device or in another precision."""
+        return Memory(self.vectors.to(*target), self.kept, self.n_cmps)
 
 
 def is_single(texts: Texts) -> bool:
@@ -50,24 +88,6 @@ def token_rows(tokenizer: Any, texts: Texts, attention_mask: torch.Tensor | None
     return rows
 
 
-def cut(row: Sequence[int], length: int) -> list[list[int]]:
-    """Consecutive pieces of `length` tokens; where that leaves a shorter one, it comes first.
-
-    What follows a text hangs on its end, so the end gets a piece as long as those that were trained. On stories260K
-    (*stories*, kv memory with LoRA, 120 tokens as 100 + 20 or as 20 + 100): 1.923 and 1.860 nats on the next 40.
-    """
-    first = len(row) % length or length
-    starts = [0, *range(first, len(row), length)]
-    return [list(row[start:end]) for start, end in zip(starts, [*starts[1:], len(row)], strict=True)]
-
-
-def context_batches(pieces: Sequence[Sequence[int]], batch_size: int) -> Iterator[Batch]:
-    """Batches of contexts in the given order, padded on the left where lengths differ; they have no target."""
-    for start in range(0, len(pieces), batch_size):
-        ids, mask = padded(pieces[start : start + batch_size], left=True)
-        yield Batch(ids, ids[:, :0], mask)
-
-
 def padded(rows: Sequence[Sequence[int]], *, left: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
     """(B, T) ids and (B, T) bool mask; no mask when all rows are equally long. Padding is token 0."""
     longest = max(len(row) for row in rows)
@@ -82,22 +102,13 @@ def padded(rows: Sequence[Sequence[int]], *, left: bool) -> tuple[torch.Tensor, 
     return ids, mask
 
 
-def joined(memories: torch.Tensor, counts: Sequence[int]) -> torch.Tensor:
-    """(pieces, K, D) memories to (B, most pieces x K, D): row b is the next `counts[b]` of them in a row.
-
-    Rows with fewer pieces begin with zero vectors, which `memory_lengths` tells from real ones.
-    """
-    _, n_cmps, width = memories.shape
-    whole = memories.new_zeros(len(counts), max(counts) * n_cmps, width)
-    for row, part in zip(whole, memories.split(list(counts)), strict=True):
-        row[len(row) - len(part) * n_cmps :] = part.flatten(0, 1)
+def joined(memories: Sequence[torch.Tensor]) -> torch.Tensor:
+    """(E, D) memories of different lengths as one (B, longest E, D); shorter ones begin with zero vectors."""
+    longest = max(len(memory) for memory in memories)
+    whole = memories[0].new_zeros(len(memories), longest, memories[0].shape[-1])
+    for row, memory in zip(whole, memories, strict=True):
+        row[longest - len(memory) :] = memory
     return whole
-
-
-def memory_lengths(memory: torch.Tensor) -> list[int]:
-    """How many vectors at the end of each row of a (B, K, D) memory are real; no compressor makes zero vectors."""
-    real = memory.ne(0).any(-1)
-    return [memory.shape[1] - int(row.long().argmax()) if bool(row.any()) else 0 for row in real]
 
 
 def rows_by_key(keys: Sequence[Any]) -> dict[Any, list[int]]:

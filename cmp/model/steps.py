@@ -10,7 +10,7 @@ from dataclasses import fields
 
 import torch
 
-from cmp.model.batch import Batch
+from cmp.model.batch import Batch, View
 from cmp.model.compression import CompressionModel, Losses
 
 logger = logging.getLogger(__name__)
@@ -18,6 +18,8 @@ logger = logging.getLogger(__name__)
 # A graph keeps its own memory; large steps are bound by arithmetic and gain nothing from one.
 MAX_GRAPHED_TOKENS = 32_768
 WARMUP_STEPS = 3
+# A control reads contexts in many ways; each recording keeps its own memory.
+MAX_GRAPHS = 8
 
 
 class LossStep:
@@ -39,25 +41,36 @@ class LossStep:
         self._limit = MAX_GRAPHED_TOKENS if graphs is None else None
         self._recorded: dict[tuple[object, ...], _Recording] = {}
 
-    def __call__(self, batch: Batch, token_count: float, rmb_token_count: float, loss_scale: float = 1.0) -> Losses:
-        """Losses of `batch`; the gradient added is that of `loss_scale * total`."""
-        if not self._graphs or batch.context_mask is not None or batch.target_mask is not None:
-            return self._eager(batch, token_count, rmb_token_count, loss_scale)
-        if self._limit is not None and batch.context_ids.numel() + batch.target_ids.numel() > self._limit:
-            return self._eager(batch, token_count, rmb_token_count, loss_scale)
+    def __call__(
+        self,
+        batch: Batch,
+        token_count: float,
+        rmb_token_count: float,
+        loss_scale: float = 1.0,
+        view: View | None = None,
+    ) -> Losses:
+        """Losses of `batch`, read as `view` says; the gradient added is that of `loss_scale * total`."""
         counts = (token_count, rmb_token_count, loss_scale)
-        key = (batch.context_ids.shape, batch.target_ids.shape, counts)
+        if not self._graphs or batch.context_mask is not None or batch.target_mask is not None:
+            return self._eager(batch, *counts, view)
+        if self._limit is not None and batch.context_ids.numel() + batch.target_ids.numel() > self._limit:
+            return self._eager(batch, *counts, view)
+        key = (batch.context_ids.shape, batch.target_ids.shape, counts, view)
+        if key not in self._recorded and len(self._recorded) >= MAX_GRAPHS:
+            return self._eager(batch, *counts, view)
         if key not in self._recorded:
             try:
-                self._recorded[key] = _Recording(self, batch.to(self.model.backbone.device), counts)
+                self._recorded[key] = _Recording(self, batch.to(self.model.backbone.device), counts, view)
             except RuntimeError as error:
                 logger.info("training without CUDA graphs: %s", error)
                 self._graphs = False
-                return self._eager(batch, token_count, rmb_token_count, loss_scale)
+                return self._eager(batch, *counts, view)
         return self._recorded[key].replay(batch)
 
-    def _eager(self, batch: Batch, token_count: float, rmb_token_count: float, loss_scale: float) -> Losses:
-        losses = self.model.losses(batch.to(self.model.backbone.device), token_count, rmb_token_count)
+    def _eager(
+        self, batch: Batch, token_count: float, rmb_token_count: float, loss_scale: float, view: View | None
+    ) -> Losses:
+        losses = self.model.losses(batch.to(self.model.backbone.device), token_count, rmb_token_count, view)
         (losses.total if loss_scale == 1.0 else losses.total * loss_scale).backward()
         return Losses(**{field.name: getattr(losses, field.name).detach() for field in fields(losses)})
 
@@ -65,7 +78,7 @@ class LossStep:
 class _Recording:
     """A loss step for one shape of batch, recorded."""
 
-    def __init__(self, step: LossStep, batch: Batch, counts: tuple[float, float, float]) -> None:
+    def __init__(self, step: LossStep, batch: Batch, counts: tuple[float, float, float], view: View | None) -> None:
         self._batch = Batch(batch.context_ids.clone(), batch.target_ids.clone())
         parameters = [parameter for parameter in step.model.parameters() if parameter.requires_grad]
         kept = [None if parameter.grad is None else parameter.grad.clone() for parameter in parameters]
@@ -74,12 +87,12 @@ class _Recording:
         try:
             with torch.cuda.stream(stream):
                 for _ in range(WARMUP_STEPS):
-                    step._eager(self._batch, *counts)
+                    step._eager(self._batch, *counts, view)
             torch.cuda.current_stream().wait_stream(stream)
             self._graph = torch.cuda.CUDAGraph()
             # Only this thread's calls count: another one may be pinning the next batch in the meantime.
             with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
-                self._losses = step._eager(self._batch, *counts)
+                self._losses = step._eager(self._batch, *counts, view)
         finally:  # warm-up and recording must leave no trace in the gradients
             for parameter, gradient in zip(parameters, kept, strict=True):
                 if parameter.grad is not None:

@@ -48,6 +48,16 @@ class TrialSettings:
         int, Range(1), _Target, "target: how many tokens are predicted; with rmb_only the context as well"
     ] = 40
     n_cmps: Annotated[int, Range(1), "how many compression tokens, so how many vectors a memory has"] = 4
+    keep_len: Annotated[
+        int, Range(0), "the last tokens of the context stay text: read after the memory as they are"
+    ] = 0
+    nested: Annotated[
+        bool, "train for every number of vectors up to n_cmps at once: the first n vectors are a memory of n"
+    ] = False
+    piece_len: Annotated[
+        int | None, Range(1), "compress the context in pieces of this many tokens, each into n_cmps vectors"
+    ] = None
+    recursive: Annotated[bool, "compression tokens of a piece also read the memories of the pieces before it"] = False
     cmp_layer: Annotated[
         int | Literal["half"],
         Range(excluding=(0,)),
@@ -86,8 +96,28 @@ class TrialSettings:
 
     @property
     def context_len(self) -> int:
-        """Tokens that are compressed: `cmp_len`, or with `rmb_only` the `seq_len` tokens to be reconstructed."""
+        """Tokens of a context: `cmp_len`, or with `rmb_only` the `seq_len` tokens to be reconstructed."""
         return self.seq_len if self.rmb_only else self.cmp_len
+
+    @property
+    def compressed_len(self) -> int:
+        """Tokens of the context that are compressed: all but the kept ones."""
+        return self.context_len - self.keep_len
+
+    @property
+    def n_pieces(self) -> int:
+        """Pieces that a whole context is compressed in."""
+        return 1 if self.piece_len is None else -(-self.compressed_len // self.piece_len)
+
+    @property
+    def n_vectors(self) -> int:
+        """Vectors of a whole context's memory."""
+        return self.n_cmps * self.n_pieces
+
+    @property
+    def positions(self) -> int:
+        """What the decoder reads in the context's place, vectors and kept tokens: the price of this compressor."""
+        return self.n_vectors + self.keep_len
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ call it for any compressor of a search. What the file holds is defined in `cmp.r
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,8 @@ import torch
 
 from cmp.model.api import Compressor
 from cmp.model.backbone import Backbone
-from cmp.model.generation import GREEDY, continuation_text, generate_after_memory, generate_after_tokens
-from cmp.model.pieces import rows_by_key
+from cmp.model.generation import GREEDY, continuation_text, generate_after_tokens
+from cmp.model.pieces import Memory, rows_by_key
 from cmp.model.saving import CompressorError
 from cmp.results.examples import Continuations, Example, ExampleLosses, ExampleSet, pick, save_examples
 from cmp.space.settings import Window
@@ -171,23 +172,31 @@ def _rows(ids: torch.Tensor, mask: torch.Tensor | None) -> list[list[int]]:
 def _reconstructions(compressor: Compressor, contexts: list[list[int]]) -> list[list[int]]:
     """The contexts written back from their memories; none when not trained to."""
     token = compressor.model.rmb_token
-    return [] if token is None else _from_memories(compressor, contexts, token, [len(row) for row in contexts])
+    if token is None:
+        return []
+    memory = compressor.compress(contexts)
+    lengths = [len(row) - len(kept) for row, kept in zip(contexts, memory.kept, strict=True)]
+    written = _from_memory(compressor, memory, token, [[] for _ in contexts], lengths)
+    return [[*row, *kept] for row, kept in zip(written, memory.kept, strict=True)]
 
 
 def _after_memories(compressor: Compressor, contexts: list[list[int]], lengths: list[int]) -> list[list[int]]:
     token = compressor.model.fwd_token
     assert token is not None, "only rmb_only has none"
-    return _from_memories(compressor, contexts, token, lengths)
-
-
-def _from_memories(
-    compressor: Compressor, contexts: list[list[int]], token: torch.Tensor, lengths: list[int]
-) -> list[list[int]]:
-    """As many greedy tokens after each context's memory and the task token as `lengths` says."""
-    none = torch.zeros(len(contexts), 0, dtype=torch.long)
     memory = compressor.compress(contexts)
-    new = generate_after_memory(compressor.model, memory, token, none, max_new_tokens=max(lengths), **GREEDY)
-    return [row[:length] for row, length in zip(new.tolist(), lengths, strict=True)]
+    return _from_memory(compressor, memory, token, memory.kept, lengths)
+
+
+def _from_memory(
+    compressor: Compressor,
+    memory: Memory,
+    token: torch.Tensor,
+    before: Sequence[Sequence[int]],
+    lengths: list[int],
+) -> list[list[int]]:
+    """As many greedy tokens after each memory, the task token and `before` as `lengths` says."""
+    new = compressor.new_tokens(memory, token, before, max_new_tokens=max(lengths), **GREEDY)
+    return [row[0][:length] for row, length in zip(new, lengths, strict=True)]
 
 
 def _after_contexts(compressor: Compressor, contexts: list[list[int]], lengths: list[int]) -> list[list[int]]:

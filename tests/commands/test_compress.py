@@ -55,7 +55,7 @@ def test_a_text_is_compressed_and_continued(saved: Path, text_file: Path, capsys
     expected = compressor.generate(compressor.compress(TEXT), "It", max_new_tokens=5, do_sample=False)
     printed = capsys.readouterr().out
     assert code == 0
-    assert "43 tokens -> 15 memory vectors (2.9 tokens each, in 5 pieces of at most 9 tokens)" in printed
+    assert "43 tokens -> 15 memory vectors (2.9 tokens for each position, in 5 pieces of at most 9 tokens)" in printed
     assert f"\nIt{expected}\n" in printed
 
 
@@ -158,7 +158,7 @@ def test_a_trials_compressor_is_copied_with_its_card(results: Path, backbone: Ba
     compressor = Compressor.from_pretrained(copy, backbone=backbone)
     assert compressor.origin.trial == 1
     assert (copy / "README.md").read_text() == (results / "trials/0001/best/README.md").read_text()
-    assert compressor.compress("the cat").shape == (1, 1, 32)
+    assert compressor.compress("the cat").vectors.shape == (1, 1, 32)
 
 
 def test_without_a_number_the_best_is_copied(results: Path, backbone: Backbone, tmp_path: Path) -> None:

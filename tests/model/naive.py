@@ -11,7 +11,9 @@ from cmp.model.batch import Batch
 from cmp.model.compression import CompressionModel
 
 
-def naive_loss(model: nn.Module, compressor: CompressionModel, batch: Batch) -> torch.Tensor:
+def naive_loss(
+    model: nn.Module, compressor: CompressionModel, batch: Batch, n_vectors: int | None = None
+) -> torch.Tensor:
     """Mean nats per kept target token plus the reconstruction, row by row without any padding."""
     names = dict(compressor.named_parameters())
     config = compressor.settings
@@ -20,14 +22,23 @@ def naive_loss(model: nn.Module, compressor: CompressionModel, batch: Batch) -> 
     for row in range(len(batch.context_ids)):
         context = _kept(batch.context_ids, batch.context_mask, row)
         target = _kept(batch.target_ids, batch.target_mask, row)
-        memory = _memory(model, compressor, names, context)
-        lm_sum = lm_sum + _predict(model, memory, scale * names["fwd.weight"], target)
+        boundary = max(0, len(context) - config.keep_len)
+        compressed, kept = context[:boundary], context[boundary:]
+        pieces = _pieces(compressed, config.piece_len or max(1, len(compressed)))
+        memory = torch.cat([_memory(model, compressor, names, piece)[:, :n_vectors] for piece in pieces], dim=1)
+        lm_sum = lm_sum + _predict(model, memory, scale * names["fwd.weight"], kept, target)
         lm_tokens += len(target)
         if config.rmb_task:
-            rmb_sum = rmb_sum + _predict(model, memory, scale * names["rmb.weight"], context)
-            rmb_tokens += len(context)
+            rmb_sum = rmb_sum + _predict(model, memory, scale * names["rmb.weight"], kept[:0], compressed)
+            rmb_tokens += len(compressed)
     loss = lm_sum / lm_tokens
     return loss + config.rmb_scale * rmb_sum / rmb_tokens if config.rmb_task else loss
+
+
+def _pieces(ids: torch.Tensor, piece_len: int) -> list[torch.Tensor]:
+    """Consecutive pieces; where the last ones are full, the first is what is left over."""
+    ends = list(range(len(ids), 0, -piece_len)) or [0]
+    return [ids[max(0, end - piece_len) : end] for end in reversed(ends)]
 
 
 def _kept(ids: torch.Tensor, mask: torch.Tensor | None, row: int) -> torch.Tensor:
@@ -54,7 +65,11 @@ def _memory(
     return compressor.memory.projection(states[:, -n_cmps:])
 
 
-def _predict(model: nn.Module, memory: torch.Tensor, token: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
-    inputs = torch.cat([memory[0], token, model.get_input_embeddings()(ids[:-1])])
-    logits = model(inputs_embeds=inputs[None], use_cache=False).logits[0, memory.shape[1] :]
+def _predict(
+    model: nn.Module, memory: torch.Tensor, token: torch.Tensor, lead: torch.Tensor, ids: torch.Tensor
+) -> torch.Tensor:
+    if len(ids) == 0:
+        return torch.zeros(())
+    inputs = torch.cat([memory[0], token, model.get_input_embeddings()(torch.cat([lead, ids[:-1]]))])
+    logits = model(inputs_embeds=inputs[None], use_cache=False).logits[0, memory.shape[1] + len(lead) :]
     return functional.cross_entropy(logits, ids, reduction="sum")

@@ -11,7 +11,7 @@ from cmp import Compressor
 from cmp.model.api import CompressorError
 from cmp.model.backbone import Backbone
 from cmp.model.batch import Batch
-from cmp.model.pieces import padded
+from cmp.model.pieces import Memory, padded
 from tests.model.saved import new_compressor, save_tiny_model
 
 ROOT = Path(__file__).parent.parent.parent
@@ -30,9 +30,14 @@ def compressor(backbone: Backbone) -> Compressor:
 
 KINDS = [
     pytest.param({"memory": "hidden"}, id="hidden"),
+    pytest.param({"memory": "kv", "keep_len": 2}, id="kv-kept"),
+    pytest.param({"memory": "hidden", "keep_len": 3, "piece_len": 3}, id="hidden-kept-pieces"),
     pytest.param({"memory": "kv", "lora_rank": 2}, id="kv-lora"),
     pytest.param({"memory": "pooled", "proj_cmpr": True}, id="pooled"),
 ]
+
+
+WITHOUT_TEXT = [kind for kind in KINDS if "kept" not in str(kind.id)]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -40,9 +45,9 @@ def test_a_memory_does_not_depend_on_its_neighbours_in_the_batch(backbone: Backb
     compressor = new_compressor(backbone, **kind)
 
     together = compressor.compress([SHORT, "the cat", "x"])
-    alone = torch.cat([compressor.compress(text) for text in (SHORT, "the cat", "x")])
-
-    torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-6)
+    for row, text in enumerate((SHORT, "the cat", "x")):
+        alone = compressor.compress(text).vectors[0]
+        torch.testing.assert_close(together.vectors[row, -len(alone) :], alone, rtol=1e-5, atol=1e-6)
 
 
 def test_padding_beside_ids_changes_nothing(compressor: Compressor) -> None:
@@ -51,7 +56,8 @@ def test_padding_beside_ids_changes_nothing(compressor: Compressor) -> None:
 
     memory = compressor.compress(ids)
 
-    torch.testing.assert_close(memory, compressor.compress(padded_ids, attention_mask=padded_ids.ne(0)))
+    same = compressor.compress(padded_ids, attention_mask=padded_ids.ne(0))
+    torch.testing.assert_close(memory.vectors, same.vectors)
 
 
 def test_texts_and_their_token_ids_give_the_same_memory(compressor: Compressor) -> None:
@@ -59,20 +65,23 @@ def test_texts_and_their_token_ids_give_the_same_memory(compressor: Compressor) 
 
     memory = compressor.compress(SHORT)
 
-    assert memory.shape == (1, 3, 32)
+    assert memory.vectors.shape == (1, 3, 32)
     for same in (ids, [ids], [SHORT], torch.tensor(ids), torch.tensor([ids])):
-        assert torch.equal(memory, compressor.compress(same))
+        assert torch.equal(memory.vectors, compressor.compress(same).vectors)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", WITHOUT_TEXT)
 def test_a_long_text_is_compressed_in_consecutive_pieces(backbone: Backbone, kind: dict[str, Any]) -> None:
     compressor = new_compressor(backbone, **kind)
 
     memory = compressor.compress(LONG)
 
     # 24 tokens in pieces of 9: the short one comes first.
-    pieces = [compressor.compress(piece) for piece in (LONG[:6], LONG[6:15], LONG[15:])]
-    torch.testing.assert_close(memory, torch.cat(pieces, dim=1), rtol=1e-5, atol=1e-6)
+    pieces = [compressor.compress(piece).vectors for piece in (LONG[:6], LONG[6:15], LONG[15:])]
+    assert (memory.vectors.shape[1], memory.lengths, memory.n_cmps) == (9, [9], 3)
+    alone = torch.cat(pieces, dim=1)
+    read = slice(3) if kind["memory"] == "kv" else slice(None)  # keys are made at their own place in the text
+    torch.testing.assert_close(memory.vectors[:, read], alone[:, read], rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -83,7 +92,7 @@ def test_rows_with_fewer_pieces_score_and_write_as_they_do_alone(backbone: Backb
     losses = compressor.loss(memory, ["under it", "is red."])
     texts = compressor.generate(memory, ["", "red"], max_new_tokens=4, do_sample=False)
 
-    assert memory[1, :6].eq(0).all(), "the shorter row begins with zero vectors"
+    assert memory.vectors[1, :6].eq(0).all(), "the shorter row begins with zero vectors"
     for row, (text, after, prompt) in enumerate([(LONG, "under it", ""), (SHORT, "is red.", "red")]):
         alone = compressor.compress(text)
         assert losses[row] == pytest.approx(compressor.loss(alone, after), rel=1e-5)
@@ -139,8 +148,8 @@ def test_reconstruction_goes_piece_by_piece(compressor: Compressor) -> None:
 
     text = compressor.reconstruct(memory, max_new_tokens=3)
 
-    parts = [compressor.reconstruct(memory[:, start : start + 3], max_new_tokens=3) for start in (0, 3, 6)]
-    assert text == "".join(parts)
+    parts = [Memory(memory.vectors[:, start : start + 3], memory.kept, 3) for start in (0, 3, 6)]
+    assert text == "".join(compressor.reconstruct(part, max_new_tokens=3) for part in parts)
 
 
 def test_reconstruction_loss_is_what_training_scores(compressor: Compressor) -> None:
@@ -163,7 +172,7 @@ def test_a_compressor_that_only_reconstructs_says_so(backbone: Backbone) -> None
     compressor = new_compressor(backbone, rmb_only=True)
     memory = compressor.compress(SHORT)
 
-    assert compressor.context_len == 7
+    assert compressor.piece_len == 7
     assert isinstance(compressor.reconstruct(memory), str)
     with pytest.raises(CompressorError, match="only reconstruct"):
         compressor.generate(memory)
@@ -186,15 +195,15 @@ def test_nothing_to_compress_is_an_error_of_its_own(compressor: Compressor, text
 
 
 def test_a_memory_of_another_shape_is_refused(compressor: Compressor) -> None:
-    with pytest.raises(CompressorError, match="K a multiple of 3"):
-        compressor.loss(torch.zeros(1, 4, 32), "x")
+    with pytest.raises(CompressorError, match="E a multiple of 3"):
+        compressor.loss(Memory(torch.zeros(1, 4, 32), ((),), 3), "x")
     with pytest.raises(CompressorError, match="zero vectors"):
-        compressor.loss(torch.zeros(1, 3, 32), "x")
+        compressor.loss(Memory(torch.zeros(1, 3, 32), ((),), 3), "x")
     with pytest.raises(CompressorError, match="2 texts for 1 memories"):
         compressor.loss(compressor.compress(SHORT), ["x", "y"])
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", WITHOUT_TEXT)
 def test_more_than_the_models_positions_is_an_error_before_the_model_fails(
     backbone: Backbone, kind: dict[str, Any]
 ) -> None:
@@ -216,7 +225,11 @@ def test_many_threads_read_at_once(backbone: Backbone) -> None:
 
     def read(compressor: Compressor, text: str) -> tuple[torch.Tensor, float, Any]:
         memory = compressor.compress(text)
-        return memory, compressor.loss(memory, SHORT), compressor.generate(memory, max_new_tokens=3, do_sample=False)
+        return (
+            memory.vectors,
+            compressor.loss(memory, SHORT),
+            compressor.generate(memory, max_new_tokens=3, do_sample=False),
+        )
 
     alone = [read(compressor, text) for compressor in compressors for text in texts]
     together: dict[int, tuple[torch.Tensor, float, Any]] = {}
@@ -262,6 +275,34 @@ def test_a_gpu_gives_the_same_memory_and_loss(backbone: Backbone, kind: dict[str
     on_gpu = Compressor.from_pretrained(tmp_path, device="cuda", torch_dtype="float32")
     memory = on_gpu.compress([LONG, SHORT])
 
-    torch.testing.assert_close(memory.cpu(), compressor.compress([LONG, SHORT]), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(
+        memory.to("cpu").vectors, compressor.compress([LONG, SHORT]).vectors, rtol=1e-3, atol=1e-4
+    )
     assert on_gpu.loss(memory.cpu(), "x y") == pytest.approx(compressor.loss(memory.cpu(), "x y"), rel=1e-3)
     assert len(on_gpu.generate(memory, max_new_tokens=2)) == 2
+
+
+def test_a_memory_carries_the_tokens_that_stay_text(backbone: Backbone) -> None:
+    compressor = new_compressor(backbone, keep_len=4)
+
+    memory = compressor.compress([LONG, "the"])
+
+    assert [compressor.tokenizer.decode(kept) for kept in memory.kept] == [LONG[-4:], "the"]
+    assert memory.lengths == [12, 3]  # 20 tokens in pieces of 5, and nothing at all
+    assert memory.positions == [16, 6]
+    without = Memory(memory.vectors, ((), ()), memory.n_cmps)
+    assert compressor.loss(memory, "is red") != compressor.loss(without, "is red")
+    assert memory[1:].kept == memory.kept[1:]
+
+
+def test_fewer_vectors_than_trained_are_the_first_ones(backbone: Backbone) -> None:
+    compressor = new_compressor(backbone, nested=True)
+    two = compressor.compress(LONG, n_cmps=2)
+
+    whole = compressor.compress(LONG).vectors.view(3, 3, -1)
+    torch.testing.assert_close(two.vectors.view(3, 2, -1), whole[:, :2], rtol=1e-5, atol=1e-6)
+    assert compressor.loss(two, SHORT) > 0
+    with pytest.raises(CompressorError, match=r"outside 1\.\.3"):
+        compressor.compress(LONG, n_cmps=4)
+    with pytest.raises(CompressorError, match="nested"):
+        new_compressor(backbone).compress(LONG, n_cmps=2)

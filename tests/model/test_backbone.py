@@ -112,7 +112,7 @@ def test_bfloat16_backbones_train_float32_trainables() -> None:
     losses = compressor.losses(batch, *counts(batch))
     losses.total.backward()
     assert losses.total.item() == pytest.approx(exact.losses(batch, *counts(batch)).total.item(), rel=0.02)
-    assert compressor.compress(batch).dtype == torch.bfloat16
+    assert compressor.compress(batch).vectors.dtype == torch.bfloat16
     assert all(
         parameter.grad is not None and parameter.grad.dtype == torch.float32 for parameter in compressor.parameters()
     )

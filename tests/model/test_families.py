@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from cmp.model.batch import Batch
+from cmp.model.batch import Batch, View
 from cmp.model.compression import CompressionModel
 from tests.model.families import FAMILIES, VOCABULARY, settings, tiny_backbone
 from tests.model.naive import naive_loss
@@ -54,3 +54,44 @@ def test_loss_and_every_gradient_agree_with_the_naive_full_pass(
     ours, theirs = gradients(losses.total, compressor), gradients(naive, compressor)
     for name in ours:
         assert_same(ours[name], theirs[name], name)
+
+
+SPLITS = {
+    "kept": {"keep_len": 2},
+    "pieces": {"piece_len": 4},  # of 9 tokens: 1 + 4 + 4
+    "kept-pieces": {"keep_len": 1, "piece_len": 4},  # 4 + 4, and one as text
+}
+
+
+@pytest.mark.parametrize("padded", [False, True], ids=["full", "padded"])
+@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_kept_tokens_and_pieces_agree_with_the_naive_full_pass(family: str, split: str, padded: bool) -> None:
+    """Padded contexts have 9, 5, 1 and 7 tokens: whole pieces and whole contexts are missing from some rows."""
+    batch = padded_batch() if padded else full_batch()
+    backbone = tiny_backbone(family)
+    config = settings(**SPLITS[split], rmb_task=True)
+    compressor = CompressionModel(backbone, config, seed=0)
+    target = counts(batch)[0]
+    rows = [9, 5, 1, 7] if padded else [9] * 4
+    rebuilt = sum(max(0, length - config.keep_len) for length in rows)
+
+    losses = compressor.losses(batch, target, float(rebuilt))
+    naive = naive_loss(backbone.model, compressor, batch)
+
+    assert losses.total.item() == pytest.approx(naive.item(), rel=1e-5)
+    ours, theirs = gradients(losses.total, compressor), gradients(naive, compressor)
+    for name in ours:
+        assert_same(ours[name], theirs[name], name)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "bloom"])
+def test_the_first_vectors_are_a_memory_of_their_own(family: str) -> None:
+    batch, backbone = padded_batch(), tiny_backbone(family)
+    compressor = CompressionModel(backbone, settings(piece_len=5, nested=True), seed=0)
+
+    losses = compressor.losses(batch, *counts(batch), View(n_vectors=2))
+    naive = naive_loss(backbone.model, compressor, batch, n_vectors=2)
+
+    assert losses.total.item() == pytest.approx(naive.item(), rel=1e-5)
+    assert losses.total.item() != pytest.approx(compressor.losses(batch, *counts(batch)).total.item(), rel=1e-5)

@@ -9,6 +9,7 @@ from cmp.model.api import CompressorError
 from cmp.model.backbone import Backbone
 from cmp.model.compression import Task
 from cmp.model.generation import continuation_text, generate_after_memory, generate_after_tokens
+from cmp.model.memory import Memories
 from tests.model.saved import new_compressor, save_tiny_model
 
 FAMILIES = ["gpt2", "llama", "bloom", "opt", "gemma2"]
@@ -29,7 +30,7 @@ def gpt2(tmp_path_factory: pytest.TempPathFactory) -> Compressor:
     return new_compressor(Backbone.load(str(save_tiny_model("gpt2", tmp_path_factory.mktemp("gpt2")))))
 
 
-def written_one_by_one(compressor: Compressor, memory: torch.Tensor, prompt: torch.Tensor, count: int) -> torch.Tensor:
+def written_one_by_one(compressor: Compressor, memory: Memories, prompt: torch.Tensor, count: int) -> torch.Tensor:
     """The most likely token after [memory, FWD, prompt], again and again, each by a decoder pass of its own."""
     ids, token = prompt, compressor.model.fwd_token
     assert token is not None
@@ -45,7 +46,7 @@ def written_one_by_one(compressor: Compressor, memory: torch.Tensor, prompt: tor
 @pytest.mark.parametrize("kind", KINDS)
 def test_greedy_tokens_are_those_that_the_decoder_finds_most_likely(backbone: Backbone, kind: dict[str, Any]) -> None:
     compressor = new_compressor(backbone, **kind)
-    memory, token = compressor.compress(["the cat!!", "dogs bark"]), compressor.model.fwd_token
+    memory, token = Memories(compressor.compress(["the cat!!", "dogs bark"]).vectors), compressor.model.fwd_token
     assert token is not None
 
     for prompt in (PROMPT, PROMPT[:, :0]):

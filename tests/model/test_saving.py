@@ -46,7 +46,7 @@ def test_a_saved_compressor_comes_back_to_the_bit(backbone: Backbone, changes: d
     again = Compressor.from_pretrained(tmp_path, device="cpu")
 
     assert again.settings == compressor.settings
-    assert torch.equal(again.compress("the cat"), compressor.compress("the cat"))
+    assert torch.equal(again.compress("the cat").vectors, compressor.compress("the cat").vectors)
 
 
 def test_a_loaded_backbone_is_shared(saved: Path, backbone: Backbone) -> None:
@@ -58,7 +58,7 @@ def test_the_backbone_may_be_in_another_place_and_precision(saved: Path, tmp_pat
 
     compressor = Compressor.from_pretrained(saved, backbone=copy, torch_dtype=torch.bfloat16, device="cpu")
 
-    assert compressor.compress("the cat").dtype == torch.bfloat16
+    assert compressor.compress("the cat").vectors.dtype == torch.bfloat16
 
 
 def test_another_models_weights_are_refused(saved: Path, tmp_path: Path) -> None:
@@ -90,7 +90,7 @@ def test_saving_over_a_compressor_replaces_it(saved: Path, backbone: Backbone) -
 
     other.save_pretrained(saved)
 
-    assert Compressor.from_pretrained(saved, backbone=backbone).compress("the cat").shape[1] == 2
+    assert Compressor.from_pretrained(saved, backbone=backbone).compress("the cat").vectors.shape[1] == 2
     assert sorted(path.name for path in saved.iterdir()) == sorted([CONFIG, TENSORS, CARD])
 
 

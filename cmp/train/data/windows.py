@@ -39,8 +39,8 @@ class WindowSet(Protocol):
     def token_count(self, indices: np.ndarray) -> int:
         """Target tokens that count in these windows; with `rmb_only` those of the text, which is both."""
 
-    def context_token_count(self, indices: np.ndarray) -> int:
-        """Context tokens that are real in these windows."""
+    def context_token_count(self, indices: np.ndarray, but_last: int = 0) -> int:
+        """Context tokens that are real in these windows, without the last `but_last` of each."""
 
 
 @dataclass(frozen=True)
@@ -184,9 +184,10 @@ class TextWindows:
         """Every target position counts."""
         return len(indices) * self._cut.target_len
 
-    def context_token_count(self, indices: np.ndarray) -> int:
+    def context_token_count(self, indices: np.ndarray, but_last: int = 0) -> int:
         """Every context position is real."""
-        return len(indices) * (self._cut.context_len if self._cut.boundary else self._cut.target_len)
+        context_len = self._cut.context_len if self._cut.boundary else self._cut.target_len
+        return len(indices) * max(0, context_len - but_last)
 
 
 class PairWindows:
@@ -229,9 +230,9 @@ class PairWindows:
         """Target tokens without padding."""
         return int(self._target_lens[indices].sum())
 
-    def context_token_count(self, indices: np.ndarray) -> int:
+    def context_token_count(self, indices: np.ndarray, but_last: int = 0) -> int:
         """Context tokens without padding."""
-        return int(self._context_lens[indices].sum())
+        return int(np.maximum(0, self._context_lens[indices] - but_last).sum())
 
     def kept_tokens(self) -> int:
         """Tokens of all pairs that are not cut off, each counted once."""
