@@ -7,6 +7,7 @@ Shape suffixes: `B` batch, `C` context, `P` prefix (BOS + context), `T` new posi
 vocabulary.
 """
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -323,6 +324,15 @@ class Backbone:
         return self.scores(states[:, -batch.target_ids.shape[1] :], batch.target_ids, batch.target_mask)
 
     @torch.no_grad()
+    def score_last_context(self, batch: Batch, kept: int) -> TokenScores:
+        """The backbone on the target after BOS and the last `kept` tokens of the context."""
+        if kept == 0:
+            return self.score_no_context(batch)
+        ids, mask = batch.context_ids[:, -kept:], batch.context_mask
+        shorter = dataclasses.replace(batch, context_ids=ids, context_mask=None if mask is None else mask[:, -kept:])
+        return self.score_full_context(shorter)
+
+    @torch.no_grad()
     def teacher_states(self, prefix: Prefix, parts: Parts, target_ids: torch.Tensor) -> torch.Tensor:
         """(B, S, H) states that predict the target after the full context.
 
@@ -348,7 +358,7 @@ class Backbone:
         nll, rank = token_scores(states.flatten(0, 1), labels.flatten(), self.head)
         nll, rank = nll.view(labels.shape), rank.view(labels.shape)
         keep = torch.ones_like(labels, dtype=torch.bool) if mask is None else mask.to(states.device)
-        return TokenScores(nll.masked_fill(~keep, 0.0), (rank == 0) & keep, (rank < 5) & keep)
+        return TokenScores(nll.masked_fill(~keep, 0.0), (rank == 0) & keep, (rank < 5) & keep, keep)
 
     def _sample_embeddings(self) -> torch.Tensor:
         n_tokens = self.model.get_input_embeddings().num_embeddings  # type: ignore[operator]

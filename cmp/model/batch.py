@@ -82,14 +82,16 @@ def split(batch: Batch, view: View) -> Parts:
 
 @dataclass(frozen=True)
 class TokenScores:
-    """Teacher-forced scores of every target token; masked positions hold 0 / False.
+    """Teacher-forced scores of every target token; positions that do not count hold 0 / False.
 
     Args:
         nll: (B, S) float32, nats.
         correct: (B, S) bool, the most likely token was the right one.
         top5: (B, S) bool, the right token was among the five most likely.
+        kept: (B, S) bool, the tokens that count.
     """
 
     nll: torch.Tensor
     correct: torch.Tensor
     top5: torch.Tensor
+    kept: torch.Tensor

@@ -30,7 +30,7 @@ TRIAL_COLUMNS = (
 """Then the searched settings. Losses and what follows are those of the trial's best epoch."""
 
 _BEST_COLUMNS = ("val_loss", "recovered", "no_context_loss", "full_context_loss", "compression_ratio")
-_WHOLE_METRICS = ("epoch", "loops", "tokens", "peak_memory_bytes")
+_WHOLE_METRICS = ("epoch", "loops", "tokens", "peak_memory_bytes", "positions")
 _REAL_METRICS = (
     "train_loss",
     "val_loss",
@@ -46,6 +46,7 @@ _REAL_METRICS = (
     "lr",
     "val_rmb_loss",
     "val_rmb_acc",
+    "swapped_loss",
 )
 
 

@@ -23,6 +23,7 @@ _Finding = tuple[str, str]
 
 _ACTS_WITH: dict[str, dict[str, tuple[Any, ...]]] = {
     "cmp_len": {"rmb_only": (False,)},
+    "recursive": {"memory": ("hidden", "kv")},
     "cmp_layer": {"memory": ("hidden", "pooled")},
     "lora_rank": {"memory": ("hidden", "kv")},
     "sep_cmpr": {"memory": ("hidden", "kv")},
@@ -53,12 +54,30 @@ def _written(space: Space, setting: str, involved: tuple[str, ...]) -> str:
     return setting if setting in space.sources else next((name for name in involved if name in space.sources), setting)
 
 
-def _more_vectors_than_context(space: Space) -> Iterator[_Finding]:
+def _more_positions_than_context(space: Space) -> Iterator[_Finding]:
     context = "seq_len" if space.fixed["rmb_only"] else "cmp_len"
-    n_cmps, tokens = space.largest("n_cmps"), space.smallest(context)
-    if n_cmps > tokens:
-        both = f"{_of(space, 'n_cmps', n_cmps)} is above {context} {_of(space, context, tokens)}"
-        yield "n_cmps", f"{both}; a memory must not be longer than its context, use at most {tokens}"
+    n_cmps, keep_len, tokens = space.largest("n_cmps"), space.largest("keep_len"), space.smallest(context)
+    if n_cmps + keep_len > tokens:
+        both = f"{_of(space, 'n_cmps', n_cmps)}" + (
+            f" and keep_len {_of(space, 'keep_len', keep_len)}" if keep_len else ""
+        )
+        rule = f"are above {context}" if keep_len else f"is above {context}"
+        message = f"{both} {rule} {_of(space, context, tokens)}; a memory must not be longer than its context"
+        yield "n_cmps", f"{message}, use at most {tokens}" + (" together" if keep_len else "")
+    pieces = [length for length in space.values("piece_len") if length is not None]
+    if pieces and n_cmps > min(pieces):
+        both = f"{_of(space, 'n_cmps', n_cmps)} is above piece_len {_of(space, 'piece_len', min(pieces))}"
+        yield "n_cmps", f"{both}; a memory must not be longer than its piece, use at most {min(pieces)}"
+
+
+def _recursive_without_pieces(space: Space) -> Iterator[_Finding]:
+    if True in space.values("recursive") and None in space.values("piece_len"):
+        yield "recursive", "true, but without piece_len there is one piece, which has none before it; set piece_len"
+
+
+def _kept_with_reconstruction_only(space: Space) -> Iterator[_Finding]:
+    if space.fixed["rmb_only"] and space.largest("keep_len"):
+        yield "keep_len", f"{space.largest('keep_len')} with rmb_only, which reconstructs all of a text; use 0"
 
 
 def _uneven_batches(space: Space) -> Iterator[_Finding]:
@@ -121,7 +140,9 @@ def _leaves_save_root(space: Space) -> Iterator[_Finding]:
 
 
 _CHECKS: list[tuple[tuple[str, ...], Callable[[Space], Iterator[_Finding]]]] = [
-    (("n_cmps", "cmp_len", "seq_len", "rmb_only"), _more_vectors_than_context),
+    (("n_cmps", "cmp_len", "seq_len", "keep_len", "piece_len", "rmb_only"), _more_positions_than_context),
+    (("recursive", "piece_len"), _recursive_without_pieces),
+    (("keep_len", "rmb_only"), _kept_with_reconstruction_only),
     (("batch_size", "resources.workers"), _uneven_batches),
     (("search.grace_period", "n_epochs"), _grace_period_too_long),
     (("n_grad_loops", "n_train_loops", "n_epochs"), _no_optimizer_step),
@@ -224,11 +245,14 @@ def _too_long(space: Space, facts: ModelFacts, model: str) -> Iterator[_Finding]
         f"1 BOS + {context} context + {separator + vectors} compression": 1 + context + separator + vectors,
     }
     if "kv" in space.values("memory"):  # the decoder's positions go on after the compression tokens
-        text = f"1 BOS + {context} context + {separator + vectors} compression + 1 task + {target} target"
-        lengths[text] = 1 + context + separator + vectors + 1 + target
+        # pieces that do not fill a context are counted as if they did
+        filled = max([context, *(-(-context // length) * length for length in space.values("piece_len") if length)])
+        before = 1 + filled + separator + vectors
+        text = f"1 BOS + {filled} context + {separator + vectors} compression + 1 task + {target} target"
+        lengths[text] = before + 1 + target
         if True in space.values("rmb_task"):
-            text = f"1 BOS + {context} context + {separator + vectors} compression + 1 task + {context} reconstruction"
-            lengths[text] = 1 + context + separator + vectors + 1 + context
+            text = f"1 BOS + {filled} context + {separator + vectors} compression + 1 task + {context} reconstruction"
+            lengths[text] = before + 1 + context
     text, longest = max(lengths.items(), key=lambda item: item[1])
     if longest > limit:
         message = f"{text} tokens are {longest}, above {model}'s {limit} positions; make it {longest - limit} shorter"

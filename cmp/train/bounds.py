@@ -16,25 +16,31 @@ import numpy as np
 from filelock import FileLock
 
 from cmp.model.backbone import Backbone
+from cmp.model.batch import Batch, TokenScores
 from cmp.space.settings import TrialSettings, Window
 from cmp.store import Twin, failed_write_tolerated, write_json
 from cmp.train.data.windows import WindowSet
-from cmp.train.evaluation import mean_scores
+from cmp.train.evaluation import mean_scores_of
 from cmp.train.metrics import recovered_fraction
 from cmp.train.sync import Workers
+from cmp.train.views import curve_lengths
 
 Log = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """Losses of the backbone alone, nats per kept target token; `tokens` counts those."""
+    """Losses of the backbone alone, nats per kept target token; `tokens` counts those.
+
+    `plain_curve` has its loss after so many of the context's last tokens, none and all included.
+    """
 
     no_context_loss: float
     full_context_loss: float
     no_context_acc: float
     full_context_acc: float
     tokens: int
+    plain_curve: dict[str, float]
 
     def recovered(self, loss: float) -> float | None:
         """The share of the context's value that `loss` recovers; None where the context itself does not help."""
@@ -88,11 +94,19 @@ def shared_bounds(home: Twin, key: dict[str, Any], compute: Callable[[], Bounds]
         return workers.from_leader(bounds)
 
 
-def compute_bounds(backbone: Backbone, windows: WindowSet, batches: list[np.ndarray], workers: Workers) -> Bounds:
-    """Score the validation slice with the backbone alone, both ways."""
-    without = mean_scores(backbone.score_no_context, windows.token_count, windows, batches, workers)
-    full = mean_scores(backbone.score_full_context, windows.token_count, windows, batches, workers)
-    return Bounds(without.loss, full.loss, without.accuracy, full.accuracy, full.tokens)
+def compute_bounds(
+    backbone: Backbone, context_len: int, windows: WindowSet, batches: list[np.ndarray], workers: Workers
+) -> Bounds:
+    """Score the validation slice with the backbone alone: without context, with all of it, and with its last tokens."""
+    lengths = curve_lengths(context_len)
+
+    def scorer(batch: Batch, indices: np.ndarray) -> dict[str, TokenScores]:
+        return {str(kept): backbone.score_last_context(batch, kept) for kept in lengths}
+
+    found = mean_scores_of(scorer, list(map(str, lengths)), windows, batches, workers)
+    without, full = found["0"], found[str(context_len)]
+    curve = {name: scores.loss for name, scores in found.items()}
+    return Bounds(without.loss, full.loss, without.accuracy, full.accuracy, full.tokens, curve)
 
 
 def _read(home: Twin, name: str, key: dict[str, Any]) -> Bounds | None:

@@ -4,7 +4,7 @@ Every worker takes whole batches in turn, so that a batch is computed the same w
 order of the final sum differs.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -19,6 +19,7 @@ from cmp.train.prefetch import prefetched
 from cmp.train.sync import Workers
 
 Scorer = Callable[[Batch], TokenScores]
+VariantScorer = Callable[[Batch, np.ndarray], dict[str, TokenScores]]
 ORDER_SEED = 0  # not the trial's: trials with different seeds are scored on the same windows in the same order
 
 
@@ -40,14 +41,21 @@ def validation_batches(n_windows: int, batch_size: int, max_loops: int | None) -
 
 
 @torch.no_grad()
-def mean_scores(
-    scorer: Scorer, count: Callable[[np.ndarray], int], windows: WindowSet, batches: list[np.ndarray], workers: Workers
-) -> MeanScores:
-    """Score the batches, all workers together.
+def mean_scores(scorer: Scorer, windows: WindowSet, batches: list[np.ndarray], workers: Workers) -> MeanScores:
+    """Score the batches, all workers together; see `mean_scores_of`."""
+    return mean_scores_of(lambda batch, _: {"": scorer(batch)}, ("",), windows, batches, workers)[""]
+
+
+@torch.no_grad()
+def mean_scores_of(
+    scorer: VariantScorer, names: Sequence[str], windows: WindowSet, batches: list[np.ndarray], workers: Workers
+) -> dict[str, MeanScores]:
+    """Score the batches in several ways, all workers together.
 
     Args:
-        scorer: scores of one batch on the workers' device.
-        count: kept tokens that the scorer scores in the given windows.
+        scorer: scores of one batch on the workers' device, by name; a name may be missing. It is also given which
+            windows the batch holds.
+        names: all that it may give.
         windows: where batches are cut from.
         batches: the same list on every worker.
         workers: who shares the work.
@@ -56,23 +64,44 @@ def mean_scores(
         LeaveRequestedError, or its like on other workers: the trial was asked to leave before all were scored.
     """
     mine = batches[workers.rank :: workers.count]
-    nll, correct, top5 = workers.add_up(workers.agreed(lambda: _score_sums(scorer, windows, mine, workers))).tolist()
-    tokens = sum(count(indices) for indices in batches)
-    return MeanScores(mean_or_nan(nll, tokens), mean_or_nan(correct, tokens), mean_or_nan(top5, tokens), tokens)
+    sums = workers.add_up(workers.agreed(lambda: _score_sums(scorer, names, windows, mine, workers)))
+    return {name: _mean(*row) for name, row in zip(names, sums.tolist(), strict=True)}
 
 
-def _score_sums(scorer: Scorer, windows: WindowSet, batches: list[np.ndarray], workers: Workers) -> torch.Tensor:
-    """(3,) float64 on the workers' device: nll, correct, top5."""
+def _mean(nll: float, correct: float, top5: float, tokens: float) -> MeanScores:
+    return MeanScores(mean_or_nan(nll, tokens), mean_or_nan(correct, tokens), mean_or_nan(top5, tokens), int(tokens))
+
+
+def _score_sums(
+    scorer: VariantScorer, names: Sequence[str], windows: WindowSet, batches: list[np.ndarray], workers: Workers
+) -> torch.Tensor:
+    """(names, 4) float64 on the workers' device: nll, correct, top5, tokens."""
     device = workers.device
-    sums = torch.zeros(3, dtype=torch.float64, device=device)
+    sums = torch.zeros(len(names), 4, dtype=torch.float64, device=device)
     with prefetched(partial(pinned_batch, windows, indices, device) for indices in batches) as ready:
-        for batch in ready:
+        for indices, batch in zip(batches, ready, strict=True):
             if workers.stop_requested():
                 raise LeaveRequestedError
-            scores = scorer(batch.to(device))
-            parts = (scores.nll, scores.correct, scores.top5)
-            sums += torch.stack([part.sum(dtype=torch.float64) for part in parts]).to(device)
+            for name, scores in scorer(batch.to(device), indices).items():
+                parts = (scores.nll, scores.correct, scores.top5, scores.kept)
+                sums[names.index(name)] += torch.stack([part.sum(dtype=torch.float64) for part in parts]).to(device)
     return sums
+
+
+def strangers(documents: np.ndarray) -> np.ndarray:
+    """For each row of a batch, a row of another document: a fixed derangement.
+
+    Args:
+        documents: (B,) which document each row is from.
+
+    Returns:
+        (B,) int64, every row once: the smallest rotation without a row that meets its own document; where there is
+        none, one with the fewest.
+    """
+    count = len(documents)
+    meetings = [int((documents == np.roll(documents, shift)).sum()) for shift in range(1, count)]
+    shift = 1 + int(np.argmin(meetings)) if meetings else 0
+    return np.roll(np.arange(count), shift)
 
 
 def pinned_batch(windows: WindowSet, indices: np.ndarray, device: torch.device) -> Batch:

@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 import torch
 
-from cmp.model.batch import Batch
+from cmp.model.batch import Batch, View
 from cmp.model.compression import CompressionModel
 from cmp.model.steps import LossStep
 from cmp.space.settings import TrialSettings
@@ -19,8 +19,10 @@ from cmp.train.optimizer import Stepper, StepReading
 from cmp.train.outcome import TrialFailedError, as_failure
 from cmp.train.prefetch import prefetched
 from cmp.train.schedule import checkpoint_due, learning_rate, steps_of_epoch
+from cmp.train.session import Role
 from cmp.train.state import TrialState
 from cmp.train.sync import Workers
+from cmp.train.views import training_view
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,7 @@ class Learner:
     stepper: Stepper
     state: TrialState
     workers: Workers
+    role: Role = "search"
 
 
 @dataclass(frozen=True)
@@ -45,13 +48,17 @@ class LoopInput:
 
     Args:
         batch: this worker's share; None where the batch has fewer sequences than there are workers.
+        view: how its contexts are read.
         target_tokens: kept target tokens of the whole batch, over all workers.
-        context_tokens: kept context tokens likewise.
+        context_tokens: real context tokens likewise.
+        compressed_tokens: those of them that are compressed.
     """
 
     batch: Batch | None
+    view: View
     target_tokens: int
     context_tokens: int
+    compressed_tokens: int
 
 
 def train_epoch(learner: Learner, checkpoint: Callable[[], None]) -> bool:
@@ -96,12 +103,19 @@ def train_epoch(learner: Learner, checkpoint: Callable[[], None]) -> bool:
 def loop_input(learner: Learner, loop: int) -> LoopInput:
     """Cut the batch of `loop` and this worker's share of it; runs in the prefetching thread."""
     workers, windows, batch_size = learner.workers, learner.windows, learner.settings.batch_size
+    view = training_view(learner.settings, learner.role, loop)
     first = loop * batch_size
     indices = window_indices(first, batch_size, len(windows), learner.settings.seed)
     passes = (first + np.arange(batch_size)) // len(windows)
     mine, mine_before = (np.array_split(values, workers.count)[workers.rank] for values in (indices, passes))
     batch = pinned(windows.batch(mine, mine_before), workers.device) if len(mine) else None
-    return LoopInput(batch, windows.token_count(indices), windows.context_token_count(indices))
+    return LoopInput(
+        batch,
+        view,
+        windows.token_count(indices),
+        windows.context_token_count(indices),
+        windows.context_token_count(indices, but_last=view.kept) if view.compresses else 0,
+    )
 
 
 class Stopwatch:
@@ -145,7 +159,8 @@ def _one_loop(learner: Learner, given: LoopInput, slot: int, loops_in_step: int)
     if given.batch is None:
         return
     scale = learner.stepper.gradient_scale(loops_in_step)
-    losses = learner.loss_step(given.batch, max(1, given.target_tokens), max(1, given.context_tokens), scale)
+    counts = max(1, given.target_tokens), max(1, given.compressed_tokens)
+    losses = learner.loss_step(given.batch, *counts, scale, given.view)
     sums = (losses.lm_sum, losses.lm_tokens, losses.rmb_sum, losses.rmb_tokens, losses.kl_sum)
     learner.stepper.add_loop(slot, losses.total, torch.stack([value.float() for value in sums]))
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from cmp.model.batch import Batch, TokenScores
-from cmp.model.compression import CompressionModel, left_to_right_padding
+from cmp.model.compression import CompressionModel
 from cmp.train.data.windows import WindowSet
 from cmp.train.evaluation import pinned_batch
 from cmp.train.metrics import mean_or_nan
@@ -31,9 +31,9 @@ class PositionSums:
     top5: np.ndarray = field(default_factory=lambda: np.zeros(0))
     tokens: np.ndarray = field(default_factory=lambda: np.zeros(0))
 
-    def add(self, scores: TokenScores, kept: torch.Tensor) -> None:
-        """Add a batch's (B, S) scores and its (B, S) mask of kept tokens."""
-        parts = (("nll", scores.nll), ("correct", scores.correct), ("top5", scores.top5), ("tokens", kept))
+    def add(self, scores: TokenScores) -> None:
+        """Add a batch's (B, S) scores."""
+        parts = (("nll", scores.nll), ("correct", scores.correct), ("top5", scores.top5), ("tokens", scores.kept))
         for name, part in parts:
             column = part.sum(0, dtype=torch.float64).cpu().numpy()
             before = getattr(self, name)
@@ -68,18 +68,16 @@ class ScoredBatch:
         indices: the windows.
         batch: their tokens, on the device.
         scores: (B, S) by scorer, (B, C) for the reconstruction.
-        kept: (B, S) or (B, C) bool by scorer: the tokens that count.
     """
 
     indices: np.ndarray
     batch: Batch
     scores: dict[str, TokenScores]
-    kept: dict[str, torch.Tensor]
 
     def window_losses(self, name: str) -> list[float]:
         """Nats per kept token of each window; NaN for a window without any."""
-        sums, counts = self.scores[name].nll.sum(1), self.kept[name].sum(1)
-        return (sums / counts).tolist()
+        scores = self.scores[name]
+        return (scores.nll.sum(1) / scores.kept.sum(1)).tolist()
 
 
 def scorers(model: CompressionModel) -> dict[str, Callable[[Batch], TokenScores]]:
@@ -102,7 +100,7 @@ def scored_batches(model: CompressionModel, windows: WindowSet, batches: list[np
         for indices, cpu_batch in zip(batches, ready, strict=True):
             batch = cpu_batch.to(device)
             scores = {name: scorer(batch) for name, scorer in scorer_by_name.items()}
-            yield ScoredBatch(indices, batch, scores, {name: _kept(name, batch) for name in scores})
+            yield ScoredBatch(indices, batch, scores)
 
 
 def position_sums(scored: Iterator[ScoredBatch]) -> Mapping[str, PositionSums]:
@@ -110,13 +108,5 @@ def position_sums(scored: Iterator[ScoredBatch]) -> Mapping[str, PositionSums]:
     sums: dict[str, PositionSums] = {}
     for one in scored:
         for name, scores in one.scores.items():
-            sums.setdefault(name, PositionSums()).add(scores, one.kept[name])
+            sums.setdefault(name, PositionSums()).add(scores)
     return sums
-
-
-def _kept(name: str, batch: Batch) -> torch.Tensor:
-    if name == RECONSTRUCTION:
-        ids, mask = left_to_right_padding(batch.context_ids, batch.context_mask)
-    else:
-        ids, mask = batch.target_ids, batch.target_mask
-    return torch.ones_like(ids, dtype=torch.bool) if mask is None else mask

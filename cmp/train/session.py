@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Literal, Protocol
 from cmp.space.settings import TrialSettings, Window
 from cmp.store import Twin
 
+Role = Literal["search", "control", "confirm"]
+
 if TYPE_CHECKING:
     import torch
 
@@ -25,7 +27,12 @@ def _cpu() -> torch.device:
 
 @dataclass(frozen=True)
 class EpochReport:
-    """What a trial says after each epoch. Losses are nats per kept target token; see README for definitions."""
+    """What a trial says after each epoch. Losses are nats per kept target token; see README for definitions.
+
+    `nested` has the val_loss of every smaller number of vectors (as a text, as JSON has it), of a nested trial;
+    `text_curve` that of every number of kept tokens, of the text control's last epoch; `plain_curve` the backbone's own
+    after so many of the context's last tokens, with the first report.
+    """
 
     epoch: int
     loops: int
@@ -45,6 +52,11 @@ class EpochReport:
     lr: float
     val_rmb_loss: float | None = None
     val_rmb_acc: float | None = None
+    positions: int | None = None
+    swapped_loss: float | None = None
+    nested: dict[str, float] | None = None
+    text_curve: dict[str, float] | None = None
+    plain_curve: dict[str, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -61,12 +73,15 @@ class TrialPlan:
     """One trial to run: what to do, how the data is cut, and the folder that holds its checkpoints and log.
 
     Where results go to an object store, `url` is that folder's place there, and `folder` a copy on this machine.
+    Its `role` is what the search wants of it: a trial of its own, the text control (which compresses nothing), or a
+    finalist under another seed.
     """
 
     number: int
     settings: TrialSettings
     window: Window
     folder: Path
+    role: Role = "search"
     url: str | None = None
 
     @property

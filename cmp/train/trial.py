@@ -25,7 +25,7 @@ from cmp.store import failed_write_tolerated, replace_folder, restore_folder, se
 from cmp.train.bounds import Bounds, bounds_key, compute_bounds, shared_bounds
 from cmp.train.checkpoint import Checkpoint, load_newest, owner_of, save_checkpoint
 from cmp.train.data import TrialData, open_data
-from cmp.train.evaluation import mean_scores, validation_batches
+from cmp.train.evaluation import validation_batches
 from cmp.train.log import TrialLog
 from cmp.train.loop import Learner, train_epoch
 from cmp.train.metrics import mean_or_nan, perplexity
@@ -34,6 +34,7 @@ from cmp.train.outcome import PeerLostError, TrialFailedError, as_failure
 from cmp.train.session import EpochReport, Session, TrialOutcome, TrialPlan
 from cmp.train.state import LossSums, TrialState
 from cmp.train.sync import Workers
+from cmp.train.validation import validate_compressor, validate_control
 from cmp.train.warm import WarmCache
 
 BACKBONES: WarmCache[Backbone] = WarmCache(capacity=2)
@@ -111,14 +112,14 @@ def prepare(plan: TrialPlan, session: Session, workers: Workers, state: TrialSta
     bounds = shared_bounds(
         plan.bounds,
         bounds_key(settings, plan.window, data.fingerprint, backbone, len(slices)),
-        lambda: compute_bounds(backbone, data.validation, slices, workers),
+        lambda: compute_bounds(backbone, settings.context_len, data.validation, slices, workers),
         workers,
         log,
     )
     model = workers.agreed(lambda: CompressionModel(backbone, settings, settings.seed))
     loss_scale = FLOAT16_LOSS_SCALE if backbone.dtype == torch.float16 else 1.0
     stepper = Stepper(list(model.named_parameters()), settings, workers, loss_scale=loss_scale)
-    learner = Learner(settings, model, LossStep(model), data.train, stepper, state, workers)
+    learner = Learner(settings, model, LossStep(model), data.train, stepper, state, workers, plan.role)
     owner = owner_of(settings, data.fingerprint, backbone.identity.fingerprint)
     return Trial(plan, session, log, data, slices, bounds, learner, owner)
 
@@ -179,11 +180,13 @@ def validate(trial: Trial) -> EpochReport:
     """
     began = time.perf_counter()
     learner, state, settings = trial.learner, trial.state, trial.plan.settings
-    model, windows, workers = learner.model, trial.data.validation, learner.workers
-    target = mean_scores(model.score, windows.token_count, windows, trial.validation, workers)
-    rmb = target if settings.rmb_only else None
-    if settings.rmb_task and not settings.rmb_only:
-        rmb = mean_scores(model.score_reconstruction, windows.context_token_count, windows, trial.validation, workers)
+    scored = (learner.model, trial.data.validation, trial.validation, learner.workers)
+    is_last = state.epoch + 1 == settings.n_epochs
+    if trial.plan.role == "control":
+        found = validate_control(*scored, whole_curve=is_last)
+    else:
+        found = validate_compressor(*scored)
+    target, rmb, swapped = found.target, found.reconstruction, found.swapped
     epoch = state.epoch + 1
     if not math.isfinite(target.loss):
         raise TrialFailedError(
@@ -202,13 +205,18 @@ def validate(trial: Trial) -> EpochReport:
         no_context_loss=trial.bounds.no_context_loss,
         full_context_loss=trial.bounds.full_context_loss,
         recovered=trial.bounds.recovered(target.loss),
-        compression_ratio=settings.context_len / settings.n_cmps,
+        compression_ratio=settings.context_len / settings.positions,
         tokens_per_second=state.epoch_tokens / max(state.epoch_train_seconds, 1e-9),
-        peak_memory_bytes=_peak_memory_bytes(workers.device),
+        peak_memory_bytes=_peak_memory_bytes(learner.workers.device),
         seconds=state.seconds,
         lr=learner.stepper.optimizer.param_groups[0]["lr"],
         val_rmb_loss=None if rmb is None else rmb.loss,
         val_rmb_acc=None if rmb is None else rmb.accuracy,
+        positions=settings.positions,
+        swapped_loss=None if swapped is None else swapped.loss,
+        nested=found.nested or None,
+        text_curve=found.text_curve or None,
+        plain_curve=trial.bounds.plain_curve if epoch == 1 else None,
     )
 
 
@@ -239,9 +247,9 @@ def _write_settings(plan: TrialPlan, log: TrialLog) -> None:
 
 
 def _keep_if_best(trial: Trial, report: EpochReport) -> None:
-    """Replace `best/` when this epoch is better than the one whose weights lie there."""
-    state = trial.state
-    if state.best_val_loss is not None and report.val_loss >= state.best_val_loss:
+    """Replace `best/` when this epoch is better than the one whose weights lie there; a text control's last is best."""
+    state, is_control = trial.state, trial.plan.role == "control"
+    if not is_control and state.best_val_loss is not None and report.val_loss >= state.best_val_loss:
         return
     extra = {
         "trial": trial.plan.number,

@@ -11,7 +11,7 @@ import torch
 
 from cmp import Compressor
 from cmp.commands.evaluate import main as evaluate
-from cmp.model.batch import Batch, TokenScores
+from cmp.model.batch import TokenScores
 from cmp.model.saving import read_config
 from cmp.train.positions import PositionSums
 from cmp.train.session import TrialPlan
@@ -162,17 +162,7 @@ def test_positions_without_a_token_have_no_loss() -> None:
     kept = torch.tensor([[True, True, False], [True, False, False]])
     sums = PositionSums()
 
-    sums.add(TokenScores(nll, right, kept), kept)
+    sums.add(TokenScores(nll, right, kept, kept))
 
     assert sums.by_position() == [2.0, 2.0, None]
     assert (sums.loss, sums.accuracy, sums.top5_accuracy) == (2.0, pytest.approx(1 / 3), 1.0)
-
-
-def test_a_batch_of_pairs_counts_real_tokens_only() -> None:
-    from cmp.train.positions import RECONSTRUCTION, _kept
-
-    ids, mask = torch.zeros(1, 3, dtype=torch.long), torch.tensor([[False, True, True]])
-    batch = Batch(ids, ids[:, :2], mask, torch.tensor([[True, False]]))
-
-    assert _kept("memory", batch).tolist() == [[True, False]]
-    assert _kept(RECONSTRUCTION, batch).tolist() == [[True, True, False]]

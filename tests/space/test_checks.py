@@ -30,6 +30,24 @@ GPT2 = ModelFacts(n_layers=12, max_positions=1024, vocab_size=50257)
             "x.yaml:5  n_cmps: 9 is above seq_len 8; a memory must not be longer than its context, use at most 8",
         ),
         (
+            "keep_len: {choice: [0, 8]}\ncmp_len: 10\nn_cmps: 4\n",
+            "x.yaml:5  n_cmps: 4 and keep_len 8 (in {choice: [0, 8]}) are above cmp_len 10; a memory must not be "
+            "longer than its context, use at most 10 together",
+        ),
+        (
+            "piece_len: 3\nn_cmps: 4\n",
+            "x.yaml:4  n_cmps: 4 is above piece_len 3; a memory must not be longer than its piece, use at most 3",
+        ),
+        (
+            "recursive: true\n",
+            "x.yaml:3  recursive: true, but without piece_len there is one piece, which has none before it; "
+            "set piece_len",
+        ),
+        (
+            "rmb_only: true\nkeep_len: 2\n",
+            "x.yaml:4  keep_len: 2 with rmb_only, which reconstructs all of a text; use 0",
+        ),
+        (
             "batch_size: 30\nresources: {workers: 4}\n",
             "x.yaml:3  batch_size: 30 cannot be split over 4 workers; use 32",
         ),

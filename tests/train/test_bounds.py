@@ -15,7 +15,7 @@ from cmp.train.sync import Workers
 from cmp.train.trial import run_trial
 
 SETTINGS = TrialSettings(model_string="m", dataset="d")
-BOUNDS = Bounds(4.0, 3.0, 0.25, 0.5, 100)
+BOUNDS = Bounds(4.0, 3.0, 0.25, 0.5, 100, {"0": 4.0, "1": 3.5, "2": 3.0})
 
 
 def test_recovered_is_undefined_where_the_context_does_not_help() -> None:

@@ -36,6 +36,9 @@ class WindowSet(Protocol):
                 validation does.
         """
 
+    def documents(self, indices: np.ndarray) -> np.ndarray:
+        """(B,) int64: which document each window is from."""
+
     def token_count(self, indices: np.ndarray) -> int:
         """Target tokens that count in these windows; with `rmb_only` those of the text, which is both."""
 
@@ -170,7 +173,7 @@ class TextWindows:
 
     def batch(self, indices: np.ndarray, passes: np.ndarray | None = None) -> Batch:
         """Tokens of the windows; no masks, since every position is real."""
-        documents = np.searchsorted(self._ends, indices, side="right")
+        documents = self.documents(indices)
         starts = self._shift[documents] + indices * self._window_len
         if passes is not None and self._slack is not None:
             starts = starts + (passes * GOLDEN % 1.0 * (self._slack[documents] + 1)).astype(np.int64)
@@ -179,6 +182,10 @@ class TextWindows:
             return Batch(ids, ids)
         context_len = self._cut.context_len
         return Batch(ids[:, :context_len].contiguous(), ids[:, context_len:].contiguous())
+
+    def documents(self, indices: np.ndarray) -> np.ndarray:
+        """Windows lie document after document."""
+        return np.searchsorted(self._ends, indices, side="right")
 
     def token_count(self, indices: np.ndarray) -> int:
         """Every target position counts."""
@@ -225,6 +232,10 @@ class PairWindows:
         target_mask = from_left < self._target_lens[indices][:, None]
         target_ids = _gather(self._tokens, self._target_starts[indices][:, None] + from_left, target_mask)
         return Batch(context_ids, target_ids, torch.from_numpy(context_mask), torch.from_numpy(target_mask))
+
+    def documents(self, indices: np.ndarray) -> np.ndarray:
+        """Every pair is a document."""
+        return indices
 
     def token_count(self, indices: np.ndarray) -> int:
         """Target tokens without padding."""
