@@ -1,0 +1,100 @@
+"""What a compressor is worth in plain text: the text curve, and what is read off it. Pure numbers.
+
+The text curve T(k) is the loss after the last k tokens of the context as plain text, of a *text control*: a compressor
+with nothing to compress, trained as the trials are, so that it adapts the model to the text as well as they do. A
+memory is worth as many tokens as T needs to reach its loss. Used by the tables, the terminal, the page and the cards.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+
+
+@dataclass(frozen=True)
+class TextCurve:
+    """Losses after plain text.
+
+    Args:
+        points: (k, nats per token), k ascending from 0 to the whole context; at least two.
+        trained: of the text control; False is the backbone's own, which does not know the text as the trials do, so
+            that worth read off it counts adaptation as memory.
+    """
+
+    points: tuple[tuple[int, float], ...]
+    trained: bool
+
+    @classmethod
+    def from_losses(cls, losses: Mapping[str, float], *, trained: bool) -> "TextCurve | None":
+        """The curve as a report has it, by number of tokens; None where it has no two finite points."""
+        points = sorted((int(kept), loss) for kept, loss in losses.items() if math.isfinite(loss))
+        return cls(tuple(points), trained) if len(points) > 1 else None
+
+    @property
+    def no_text(self) -> float:
+        """T(0): what the adapted model reaches without any context."""
+        return self.points[0][1]
+
+    @property
+    def all_text(self) -> float:
+        """T(the whole context)."""
+        return self.points[-1][1]
+
+    def loss(self, kept: float) -> float:
+        """T at a number of tokens, linear in log(k) between measured ones, and in k below 1."""
+        kept = min(max(kept, 0.0), float(self.points[-1][0]))
+        for (low, above), (high, below) in pairwise(self.points):
+            if kept <= high:
+                share = (_scale(kept, low) - _scale(low, low)) / (_scale(high, low) - _scale(low, low))
+                return above + share * (below - above)
+        return self.all_text
+
+    def worth(self, loss: float) -> float:
+        """How many tokens of plain text do as well: the smallest k with T(k) = `loss`.
+
+        0 for a loss that is no better than without text; the whole context for one that no text reaches.
+        """
+        lowest = list(accumulate((value for _, value in self.points), min))  # noise may lift a later point
+        if loss >= lowest[0]:
+            return 0.0
+        counts = [kept for kept, _ in self.points]
+        for (low, above), (high, below) in pairwise(zip(counts, lowest, strict=True)):
+            if loss >= below:
+                share = (above - loss) / (above - below)
+                return _unscale(_scale(low, low) + share * (_scale(high, low) - _scale(low, low)), low)
+        return float(counts[-1])
+
+    def carried(self, loss: float) -> float | None:
+        """(T(0) - loss) / (T(0) - T(all)): what of the context itself gets through; None where text does not help."""
+        spread = self.no_text - self.all_text
+        return (self.no_text - loss) / spread if spread > 0 else None
+
+
+@dataclass(frozen=True)
+class Worth:
+    """A loss in plain text.
+
+    Args:
+        tokens: how many last tokens of the context, kept as text, reach the same loss.
+        gain: `tokens` per position that the decoder reads; above 1 it beats keeping that many of the last tokens.
+        carried: share of the context's own value that gets through; None where the context does not help.
+    """
+
+    tokens: float
+    gain: float
+    carried: float | None
+
+
+def worth_of(curve: TextCurve, loss: float, positions: int) -> Worth:
+    """What a compressor of `positions` positions with this loss is worth."""
+    tokens = curve.worth(loss)
+    return Worth(tokens, tokens / positions, curve.carried(loss))
+
+
+def _scale(kept: float, low: int) -> float:
+    """The axis on which T is linear between two measured points: log(k), or k itself below 1."""
+    return kept if low < 1 else math.log(kept)
+
+
+def _unscale(value: float, low: int) -> float:
+    return value if low < 1 else math.exp(value)

@@ -1,0 +1,60 @@
+import math
+
+import pytest
+
+from cmp.results.worth import TextCurve, worth_of
+
+LENGTHS = ("0", "1", "2", "4", "8", "16", "32", "64", "100")
+LOSSES = (1.941, 1.837, 1.791, 1.748, 1.719, 1.671, 1.642, 1.583, 1.551)
+
+
+@pytest.fixture
+def curve() -> TextCurve:
+    curve = TextCurve.from_losses(dict(zip(LENGTHS, LOSSES, strict=True)), trained=True)
+    assert curve is not None
+    return curve
+
+
+@pytest.mark.parametrize(("kept", "loss"), [(0, 1.941), (1, 1.837), (16, 1.671), (100, 1.551), (0.5, 1.889)])
+def test_worth_is_where_the_curve_has_the_loss(curve: TextCurve, kept: float, loss: float) -> None:
+    assert curve.worth(loss) == pytest.approx(kept)
+    assert curve.loss(kept) == pytest.approx(loss)
+
+
+def test_between_measured_points_the_curve_is_linear_in_the_logarithm(curve: TextCurve) -> None:
+    middle = math.sqrt(4 * 8)
+
+    assert curve.loss(middle) == pytest.approx((1.748 + 1.719) / 2)
+    assert curve.worth((1.748 + 1.719) / 2) == pytest.approx(middle)
+
+
+def test_worth_has_ends(curve: TextCurve) -> None:
+    assert curve.worth(2.5) == 0.0
+    assert curve.worth(1.0) == 100.0
+    assert curve.loss(1000) == 1.551
+
+
+def test_a_point_that_noise_has_lifted_makes_nothing_worth_more() -> None:
+    lifted = TextCurve(((0, 2.0), (1, 1.8), (2, 1.9), (4, 1.6)), trained=True)
+
+    assert lifted.worth(1.85) == pytest.approx(0.75)
+    assert lifted.worth(1.7) == pytest.approx(math.exp(math.log(2) + 0.5 * math.log(2)))
+
+
+def test_gain_is_worth_per_position_and_carried_the_share_of_the_contexts_value(curve: TextCurve) -> None:
+    found = worth_of(curve, 1.671, positions=8)
+
+    assert found.tokens == pytest.approx(16)
+    assert found.gain == pytest.approx(2.0)
+    assert found.carried == pytest.approx((1.941 - 1.671) / (1.941 - 1.551))
+
+
+def test_a_context_that_does_not_help_is_carried_by_nothing() -> None:
+    flat = TextCurve(((0, 2.0), (4, 2.0)), trained=False)
+
+    assert worth_of(flat, 1.9, 2).carried is None
+    assert worth_of(flat, 1.9, 2).tokens == 4.0
+
+
+def test_a_curve_needs_two_points() -> None:
+    assert TextCurve.from_losses({"0": 1.0, "8": math.nan}, trained=True) is None
