@@ -104,6 +104,18 @@ def test_private_interfaces_of_a_library_are_used_in_one_file(library: str, home
     assert private == {home}
 
 
+def test_no_two_classes_have_the_same_name() -> None:
+    """There were two `Bounds`: a search's, and those of one text."""
+    names = [
+        node.name
+        for path in MODULES
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ClassDef)
+    ]
+
+    assert not {name for name in names if names.count(name) > 1}
+
+
 def test_no_module_imports_itself_over_others() -> None:
     arrows = {module_name(path): modules_imported_by(path) for path in MODULES}
 

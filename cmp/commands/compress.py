@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cmp.commands.shared import add_loading_options, load_compressor, positive_float, positive_int, run, share
+from cmp.results.recovered import recovered_fraction
 from cmp.space.errors import UserError
 
 if TYPE_CHECKING:
@@ -74,8 +75,8 @@ def loss_table(compressor: "Compressor", text: str, memory: "Memory", continuati
     table.add_row("the memory", f"{loss:.4f}")
     full = "longer than the model's positions" if bounds.full_context is None else f"{bounds.full_context:.4f}"
     table.add_row("the full text", full)
-    if bounds.full_context is not None and bounds.no_context > bounds.full_context:
-        recovered = (bounds.no_context - loss) / (bounds.no_context - bounds.full_context)
+    recovered = recovered_fraction(bounds.no_context, bounds.full_context, loss)
+    if recovered is not None:
         table.add_row("recovered", f"{recovered:.3f}")
     return table
 

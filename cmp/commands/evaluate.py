@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cmp.commands.shared import add_loading_options, load_compressor, positive_int, run
+from cmp.results.recovered import recovered_fraction
 from cmp.space.errors import UserError
 from cmp.space.settings import TrialSettings
 
@@ -191,12 +192,9 @@ def _put_together(
     n_windows: int,
     sums: Mapping[str, "PositionSums"],
 ) -> Evaluation:
-    from cmp.train.metrics import recovered_fraction
-
     settings = compressor.settings
     scores = {name: _scores(one) for name, one in sums.items()}
     no_context, full_context, loss = (scores[name].loss for name in ("no_context", "full_context", "memory"))
-    helps = no_context > full_context
     return Evaluation(
         folder=str(args.folder),
         dataset=dataset,
@@ -207,7 +205,7 @@ def _put_together(
         n_cmps=settings.n_cmps,
         compression_ratio=settings.context_len / settings.n_cmps,
         val_loss=loss,
-        recovered=recovered_fraction(no_context, full_context, loss) if helps else None,
+        recovered=recovered_fraction(no_context, full_context, loss),
         no_context=scores["no_context"],
         memory=scores["memory"],
         full_context=scores["full_context"],

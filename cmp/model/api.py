@@ -20,11 +20,11 @@ from cmp.model.saving import CompressorError, Origin, read_config, read_tensors,
 from cmp.model.surgery import UnsupportedModelError
 from cmp.space.settings import TrialSettings
 
-__all__ = ["Bounds", "Compressor", "CompressorError", "Memory", "save_compressor"]
+__all__ = ["Compressor", "CompressorError", "Memory", "TextLosses", "save_compressor"]
 
 
 @dataclasses.dataclass(frozen=True)
-class Bounds:
+class TextLosses:
     """Losses of the same text without a memory, nats per token; `full_context` is None where the text is too long."""
 
     no_context: float
@@ -246,14 +246,14 @@ class Compressor:
             texts.append(self.tokenizer.decode([*ids, *memory.kept[row]], skip_special_tokens=True))
         return texts[0] if len(texts) == 1 else texts
 
-    def bounds(self, context: str | Sequence[int], text: str | Sequence[int]) -> Bounds:
+    def bounds(self, context: str | Sequence[int], text: str | Sequence[int]) -> TextLosses:
         """What `loss` lies between: the backbone alone on `text`, and after the uncompressed `context`."""
         (before,), (after,) = token_rows(self.tokenizer, context), token_rows(self.tokenizer, text)
         batch = Batch(torch.tensor([before]), torch.tensor([after]))
         no_context = self.backbone.score_no_context(batch).nll.mean().item()
         if not self.fits(len(before) + len(after)):
-            return Bounds(no_context, None)
-        return Bounds(no_context, self.backbone.score_full_context(batch).nll.mean().item())
+            return TextLosses(no_context, None)
+        return TextLosses(no_context, self.backbone.score_full_context(batch).nll.mean().item())
 
     def continue_text(self, context: str | Sequence[int], prompt: str = "", **generation_settings: Any) -> str:
         """What the backbone itself writes after the uncompressed context (which may be empty) and the prompt."""

@@ -7,6 +7,7 @@ from typing import Any
 from cmp.report import text
 from cmp.report.text import Markup, escape
 from cmp.report.view import SearchView, TrialView
+from cmp.results.recovered import recovered_fraction
 
 BADGES = {
     "empty": "not started",
@@ -94,9 +95,9 @@ def _context(view: SearchView, trial: TrialView) -> str:
 def gauge(best: dict[str, Any]) -> Markup:
     """val_loss as a mark on the way from the no-context to the full-context loss."""
     no_context, full, value = best.get("no_context_loss"), best.get("full_context_loss"), best["val_loss"]
-    if no_context is None or full is None or no_context <= full:
+    share = recovered_fraction(no_context, full, value)
+    if share is None:
         return ""
-    share = (no_context - value) / (no_context - full)
     place = 100 * min(1.0, max(0.0, share))
     low, high = text.loss(no_context), text.loss(full)
     label = f"val_loss {text.loss(value)} between no context {low} and full context {high}"

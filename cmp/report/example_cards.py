@@ -6,6 +6,7 @@ import re
 from cmp.report import text
 from cmp.report.text import Markup, escape
 from cmp.results.examples import Example, ExampleSet
+from cmp.results.recovered import recovered_fraction
 
 
 def examples(found: ExampleSet) -> Markup:
@@ -20,12 +21,8 @@ Losses are on the true continuation, nats per token.</p>{cards}"""
 
 def _card(example: Example, scored: int, *, is_open: bool) -> Markup:
     losses, written = example.losses, example.continuations
-    gap = losses.no_context - losses.full_context
-    recovered = (
-        f"recovered {text.percent((losses.no_context - losses.memory) / gap)}"
-        if gap > 0
-        else "the context does not help"
-    )
+    share = recovered_fraction(losses.no_context, losses.full_context, losses.memory)
+    recovered = "the context does not help" if share is None else f"recovered {text.percent(share)}"
     rank = "the worst" if example.place == scored and scored > 1 else f"place {text.count(example.place)}"
     columns = [
         ("no context", written.no_context, losses.no_context, ""),

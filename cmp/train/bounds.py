@@ -17,11 +17,11 @@ from filelock import FileLock
 
 from cmp.model.backbone import Backbone
 from cmp.model.batch import Batch, TokenScores
+from cmp.results.recovered import recovered_fraction
 from cmp.space.settings import TrialSettings, Window
 from cmp.store import Twin, failed_write_tolerated, write_json
 from cmp.train.data.windows import WindowSet
 from cmp.train.evaluation import mean_scores_of
-from cmp.train.metrics import recovered_fraction
 from cmp.train.sync import Workers
 from cmp.train.views import curve_lengths
 
@@ -44,10 +44,7 @@ class Bounds:
 
     def recovered(self, loss: float) -> float | None:
         """The share of the context's value that `loss` recovers; None where the context itself does not help."""
-        try:
-            return recovered_fraction(self.no_context_loss, self.full_context_loss, loss)
-        except ValueError:
-            return None
+        return recovered_fraction(self.no_context_loss, self.full_context_loss, loss)
 
 
 def bounds_key(
