@@ -1,7 +1,7 @@
 """The training loop of one epoch: batches, backward passes, optimizer steps. Called by `trial`."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -43,22 +43,30 @@ class Learner:
 
 
 @dataclass(frozen=True)
+class TokenCounts:
+    """Kept tokens of some windows: of their targets, of their contexts, and what is compressed of these."""
+
+    target: int
+    context: int
+    compressed: int
+
+
+@dataclass(frozen=True)
 class LoopInput:
     """One loop's work.
 
     Args:
         batch: this worker's share; None where the batch has fewer sequences than there are workers.
         view: how its contexts are read.
-        target_tokens: kept target tokens of the whole batch, over all workers.
-        context_tokens: real context tokens likewise.
-        compressed_tokens: those of them that are compressed.
+        tokens: kept tokens of the whole batch, over all workers.
+        step_tokens: those of all loops of its optimizer step: what the loss is divided by. Without padding the same in
+            every step of as many loops.
     """
 
     batch: Batch | None
     view: View
-    target_tokens: int
-    context_tokens: int
-    compressed_tokens: int
+    tokens: TokenCounts
+    step_tokens: TokenCounts
 
 
 def train_epoch(learner: Learner, checkpoint: Callable[[], None]) -> bool:
@@ -78,7 +86,7 @@ def train_epoch(learner: Learner, checkpoint: Callable[[], None]) -> bool:
     steps = steps_of_epoch(state.epoch, state.loops, settings.n_train_loops, settings.n_grad_loops)
     clock = Stopwatch(state)
     stopped = False
-    with prefetched(partial(loop_input, learner, loop) for loops in steps for loop in loops) as inputs:
+    with prefetched(loop_inputs(learner, steps)) as inputs:
         failure: TrialFailedError | None = None
         for loops in steps:
             failure = failure or _accumulate(learner, loops, inputs)
@@ -100,22 +108,42 @@ def train_epoch(learner: Learner, checkpoint: Callable[[], None]) -> bool:
     return not stopped
 
 
-def loop_input(learner: Learner, loop: int) -> LoopInput:
+def loop_inputs(learner: Learner, steps: Iterable[range]) -> Iterator[Callable[[], LoopInput]]:
+    """What cuts each loop's batch; the tokens of its whole step are counted before the first one is cut.
+
+    Counting needs the windows' lengths only, so it costs microseconds; it runs in the prefetching thread.
+    """
+    for loops in steps:
+        tokens = [count_tokens(learner, loop) for loop in loops]
+        step_tokens = TokenCounts(
+            sum(one.target for one in tokens), sum(one.context for one in tokens), sum(one.compressed for one in tokens)
+        )
+        for loop, its_tokens in zip(loops, tokens, strict=True):
+            yield partial(loop_input, learner, loop, its_tokens, step_tokens)
+
+
+def count_tokens(learner: Learner, loop: int) -> TokenCounts:
+    """Kept tokens of a loop's whole batch, over all workers."""
+    windows, view = learner.windows, training_view(learner.settings, learner.role, loop)
+    indices = _batch_indices(learner, loop)
+    compressed = windows.context_token_count(indices, but_last=view.kept) if view.compresses else 0
+    return TokenCounts(windows.token_count(indices), windows.context_token_count(indices), compressed)
+
+
+def loop_input(learner: Learner, loop: int, tokens: TokenCounts, step_tokens: TokenCounts) -> LoopInput:
     """Cut the batch of `loop` and this worker's share of it; runs in the prefetching thread."""
     workers, windows, batch_size = learner.workers, learner.windows, learner.settings.batch_size
-    view = training_view(learner.settings, learner.role, loop)
-    first = loop * batch_size
-    indices = window_indices(first, batch_size, len(windows), learner.settings.seed)
-    passes = (first + np.arange(batch_size)) // len(windows)
-    mine, mine_before = (np.array_split(values, workers.count)[workers.rank] for values in (indices, passes))
+    passes = (loop * batch_size + np.arange(batch_size)) // len(windows)
+    both = _batch_indices(learner, loop), passes
+    mine, mine_before = (np.array_split(values, workers.count)[workers.rank] for values in both)
     batch = pinned(windows.batch(mine, mine_before), workers.device) if len(mine) else None
-    return LoopInput(
-        batch,
-        view,
-        windows.token_count(indices),
-        windows.context_token_count(indices),
-        windows.context_token_count(indices, but_last=view.kept) if view.compresses else 0,
-    )
+    return LoopInput(batch, training_view(learner.settings, learner.role, loop), tokens, step_tokens)
+
+
+def _batch_indices(learner: Learner, loop: int) -> np.ndarray:
+    """(batch_size,) the windows of a loop."""
+    batch_size = learner.settings.batch_size
+    return window_indices(loop * batch_size, batch_size, len(learner.windows), learner.settings.seed)
 
 
 class Stopwatch:
@@ -141,7 +169,7 @@ def _accumulate(learner: Learner, loops: range, inputs: Iterator[LoopInput]) -> 
     """
     try:
         for slot in range(len(loops)):
-            _one_loop(learner, next(inputs), slot, len(loops))
+            _one_loop(learner, next(inputs), slot)
     except Exception as error:
         if learner.workers.count == 1:
             raise
@@ -151,15 +179,15 @@ def _accumulate(learner: Learner, loops: range, inputs: Iterator[LoopInput]) -> 
     return None
 
 
-def _one_loop(learner: Learner, given: LoopInput, slot: int, loops_in_step: int) -> None:
+def _one_loop(learner: Learner, given: LoopInput, slot: int) -> None:
     state = learner.state
-    tokens = given.target_tokens + (0 if learner.settings.rmb_only else given.context_tokens)
+    tokens = given.tokens.target + (0 if learner.settings.rmb_only else given.tokens.context)
     state.tokens += tokens
     state.epoch_tokens += tokens
     if given.batch is None:
         return
-    scale = learner.stepper.gradient_scale(loops_in_step)
-    counts = max(1, given.target_tokens), max(1, given.compressed_tokens)
+    scale = learner.stepper.loss_scale
+    counts = max(1, given.step_tokens.target), max(1, given.step_tokens.compressed)
     losses = learner.loss_step(given.batch, *counts, scale, given.view)
     sums = (losses.lm_sum, losses.lm_tokens, losses.rmb_sum, losses.rmb_tokens, losses.kl_sum)
     learner.stepper.add_loop(slot, losses.total, torch.stack([value.float() for value in sums]))

@@ -30,7 +30,7 @@ class StepReading:
     Args:
         loops: the loops of the step.
         sums: lm, lm tokens, rmb, rmb tokens, kl.
-        loop_losses: the objective of each loop.
+        loop_losses: each loop's part of the step's objective.
         grad_norm: before clipping.
         stop: rank 0 was asked to leave.
         failed: a worker failed in this step.
@@ -149,21 +149,17 @@ class Stepper:
         vars(self.optimizer).update(grad_scale=None, found_inf=self._buffer.bad)
         self._workers = workers
         self._grad_clip = settings.grad_clip
-        self._loss_scale = loss_scale
+        self.loss_scale = loss_scale  # what to multiply a loop's loss by before backward
         on_gpu = workers.device.type == "cuda"
         self._delay = reading_delay if reading_delay is not None else GPU_READING_DELAY if on_gpu else 0
         self._unread: deque[tuple[range, torch.Tensor, Any]] = deque()
-
-    def gradient_scale(self, loops_in_step: int) -> float:
-        """What to multiply a loop's loss by before backward: its share of the step's mean, and the loss scale."""
-        return self._loss_scale / loops_in_step
 
     def add_loop(self, slot: int, objective: torch.Tensor, sums: torch.Tensor) -> None:
         """Note a loop whose backward pass is done.
 
         Args:
             slot: place of the loop in its step.
-            objective: this worker's part of the loop's loss; the parts of all workers sum to the mean.
+            objective: this worker's part of the step's loss; the parts of all loops and workers sum to the mean.
             sums: (5,) lm, lm tokens, rmb, rmb tokens, kl of this worker.
         """
         self._buffer.add_loop(slot, objective, sums)
@@ -172,7 +168,7 @@ class Stepper:
         """Exchange, update, and return the readings that are old enough."""
         self._buffer.seal(stop=stop, failed=failed)
         self._workers.add_up(self._buffer.flat)
-        self._buffer.finish(self._loss_scale, self._grad_clip)
+        self._buffer.finish(self.loss_scale, self._grad_clip)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self.optimizer.step()

@@ -43,8 +43,8 @@ def run(model: torch.nn.Module, stepper: Stepper, steps: int, spoil: int | None 
     for step in range(steps):
         loops = range(2 * step, 2 * step + 2)
         for slot, loop in enumerate(loops):
-            loss = objective(model, loop) * (math.nan if loop == spoil else 1.0)
-            (loss * stepper.gradient_scale(2)).backward()
+            loss = objective(model, loop) / 2 * (math.nan if loop == spoil else 1.0)
+            (loss * stepper.loss_scale).backward()
             stepper.add_loop(slot, loss.detach(), SUMS)
         readings += stepper.step(loops, lr=0.1 / (step + 1), stop=step == 2, failed=False)
     return readings + stepper.drain()
