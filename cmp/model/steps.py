@@ -27,6 +27,8 @@ class LossStep:
 
     Args:
         model: what is trained.
+        loss_scale: () on the model's device; the gradients added are those of `loss_scale * total`, with the value that
+            it has at the time. None is 1.
         graphs: record and replay CUDA graphs where that is possible; None decides by device and size. Everything
             falls back to eager execution: padded batches, CPUs, spread models, models that a graph cannot hold.
 
@@ -34,23 +36,19 @@ class LossStep:
     losses before the next call, which overwrites them.
     """
 
-    def __init__(self, model: CompressionModel, graphs: bool | None = None) -> None:
+    def __init__(
+        self, model: CompressionModel, loss_scale: torch.Tensor | None = None, *, graphs: bool | None = None
+    ) -> None:
         self.model = model
+        self._loss_scale = loss_scale
         on_cuda = model.backbone.device.type == "cuda" and not hasattr(model.backbone.model, "hf_device_map")
         self._graphs = on_cuda if graphs is None else graphs and on_cuda
         self._limit = MAX_GRAPHED_TOKENS if graphs is None else None
         self._recorded: dict[tuple[object, ...], _Recording] = {}
 
-    def __call__(
-        self,
-        batch: Batch,
-        token_count: float,
-        rmb_token_count: float,
-        loss_scale: float = 1.0,
-        view: View | None = None,
-    ) -> Losses:
-        """Losses of `batch`, read as `view` says; the gradient added is that of `loss_scale * total`."""
-        counts = (token_count, rmb_token_count, loss_scale)
+    def __call__(self, batch: Batch, token_count: float, rmb_token_count: float, view: View | None = None) -> Losses:
+        """Losses of `batch`, read as `view` says; the counts are those of its whole optimizer step."""
+        counts = (token_count, rmb_token_count)
         if not self._graphs or batch.context_mask is not None or batch.target_mask is not None:
             return self._eager(batch, *counts, view)
         if self._limit is not None and batch.context_ids.numel() + batch.target_ids.numel() > self._limit:
@@ -67,18 +65,17 @@ class LossStep:
                 return self._eager(batch, *counts, view)
         return self._recorded[key].replay(batch)
 
-    def _eager(
-        self, batch: Batch, token_count: float, rmb_token_count: float, loss_scale: float, view: View | None
-    ) -> Losses:
+    def _eager(self, batch: Batch, token_count: float, rmb_token_count: float, view: View | None) -> Losses:
         losses = self.model.losses(batch.to(self.model.backbone.device), token_count, rmb_token_count, view)
-        (losses.total if loss_scale == 1.0 else losses.total * loss_scale).backward()
+        total = losses.total
+        (total if self._loss_scale is None else total * self._loss_scale.to(total.device)).backward()
         return Losses(**{field.name: getattr(losses, field.name).detach() for field in fields(losses)})
 
 
 class _Recording:
     """A loss step for one shape of batch, recorded."""
 
-    def __init__(self, step: LossStep, batch: Batch, counts: tuple[float, float, float], view: View | None) -> None:
+    def __init__(self, step: LossStep, batch: Batch, counts: tuple[float, float], view: View | None) -> None:
         self._batch = Batch(batch.context_ids.clone(), batch.target_ids.clone())
         parameters = [parameter for parameter in step.model.parameters() if parameter.requires_grad]
         kept = [None if parameter.grad is None else parameter.grad.clone() for parameter in parameters]

@@ -20,7 +20,7 @@ from cmp.space.settings import TrialSettings
 from cmp.store import Twin, replacing
 from cmp.train.state import TrialState
 
-FORMAT = 1
+FORMAT = 2
 KEPT = 2
 # What zipfile, torch and pickle raise on a damaged file, and dataclasses on content that they do not know.
 _UNREADABLE = (
@@ -38,12 +38,14 @@ class Checkpoint:
     Args:
         trainables: the compression model's `state_dict`, on the CPU.
         optimizer: the optimizer's `state_dict`.
+        loss_scale: `LossScale.state`.
         state: progress and the history of reports.
         owner: what the numbers belong to (settings, data, backbone); another owner's checkpoint is not used.
     """
 
     trainables: dict[str, torch.Tensor]
     optimizer: dict[str, Any]
+    loss_scale: list[float]
     state: TrialState
     owner: dict[str, Any]
 
@@ -64,6 +66,7 @@ def save_checkpoint(home: Twin, checkpoint: Checkpoint) -> Path:
         "format": FORMAT,
         "trainables": checkpoint.trainables,
         "optimizer": checkpoint.optimizer,
+        "loss_scale": checkpoint.loss_scale,
         "state": checkpoint.state.to_dict(),
         "owner": checkpoint.owner,
     }
@@ -113,7 +116,7 @@ def _read(path: Path) -> Checkpoint:
     if content["format"] != FORMAT:
         raise ValueError(f"format {content['format']}, this program reads {FORMAT}")
     state = TrialState.from_dict(content["state"])
-    return Checkpoint(content["trainables"], content["optimizer"], state, content["owner"])
+    return Checkpoint(content["trainables"], content["optimizer"], content["loss_scale"], state, content["owner"])
 
 
 def _newest_first(names: Iterable[str]) -> list[str]:

@@ -29,7 +29,7 @@ from cmp.train.views import training_view
 class Learner:
     """What the loop works with; only `model`, `stepper` and `state` change.
 
-    `loss_step` writes into the gradients that `stepper` laid out, so it is made after it.
+    `loss_step` writes into the gradients that `stepper` laid out, lifted by its loss scale, so it is made after it.
     """
 
     settings: TrialSettings
@@ -186,9 +186,8 @@ def _one_loop(learner: Learner, given: LoopInput, slot: int) -> None:
     state.epoch_tokens += tokens
     if given.batch is None:
         return
-    scale = learner.stepper.loss_scale
     counts = max(1, given.step_tokens.target), max(1, given.step_tokens.compressed)
-    losses = learner.loss_step(given.batch, *counts, scale, given.view)
+    losses = learner.loss_step(given.batch, *counts, given.view)
     sums = (losses.lm_sum, losses.lm_tokens, losses.rmb_sum, losses.rmb_tokens, losses.kl_sum)
     learner.stepper.add_loop(slot, losses.total, torch.stack([value.float() for value in sums]))
 
@@ -208,5 +207,6 @@ def _account(learner: Learner, readings: list[StepReading], failure: TrialFailed
             epoch = loop // learner.settings.n_train_loops + 1
             raise TrialFailedError("diverged", f"the loss is not finite at loop {loop + 1} (epoch {epoch})")
         learner.state.sums.add(reading.sums)
+        learner.state.skipped_steps += reading.skipped
         stop = stop or reading.stop
     return stop

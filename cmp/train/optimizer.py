@@ -12,15 +12,15 @@ from typing import Any
 import torch
 
 from cmp.space.settings import TrialSettings
+from cmp.train.loss_scale import LossScale
 from cmp.train.sync import Workers
 
-FLOAT16_LOSS_SCALE = 1024.0  # lifts gradients of 1e-7, which float16 loses; constant, because the backbone is frozen
 # A GPU runs ahead of Python; flags are read this many steps late so that it never waits. A bad step is not applied
 # whatever the delay: the optimizer sees the flag on the device.
 GPU_READING_DELAY = 4
 _SUMS = 5
-_NORM, _STOP, _FAILED = _SUMS, _SUMS + 1, _SUMS + 2
-_LOOP_LOSSES = _SUMS + 3
+_NORM, _STOP, _FAILED, _SKIPPED = _SUMS, _SUMS + 1, _SUMS + 2, _SUMS + 3
+_LOOP_LOSSES = _SUMS + 4
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,7 @@ class StepReading:
         grad_norm: before clipping.
         stop: rank 0 was asked to leave.
         failed: a worker failed in this step.
+        skipped: gradients were too large for float16: nothing was changed but the loss scale.
     """
 
     loops: range
@@ -42,6 +43,7 @@ class StepReading:
     grad_norm: float
     stop: bool
     failed: bool
+    skipped: bool = False
 
     @property
     def diverged_loop(self) -> int | None:
@@ -49,7 +51,7 @@ class StepReading:
         for loop, loss in zip(self.loops, self.loop_losses, strict=True):
             if not _finite(loss):
                 return loop
-        return None if _finite(self.grad_norm, *self.sums) else self.loops[-1]
+        return None if self.skipped or _finite(self.grad_norm, *self.sums) else self.loops[-1]
 
 
 def make_optimizer(parameters: Iterable[tuple[str, torch.nn.Parameter]], settings: TrialSettings) -> torch.optim.AdamW:
@@ -88,6 +90,7 @@ class StepBuffer:
         self.gradients = self.flat[:size]
         self.words = self.flat[size:]
         self.bad = torch.zeros((), device=device)  # stays 1 once a step was not finite
+        self.skip = torch.zeros((), device=device)  # 1 where this step must not be taken: bad, or an overflow
         self._elsewhere: list[tuple[torch.Tensor, torch.Tensor]] = []  # gradients on other devices (model_parallel)
         start = 0
         for parameter in parameters:
@@ -112,13 +115,20 @@ class StepBuffer:
             self.words[_FAILED] = 1.0
             self.words[0] = torch.nan  # so that no worker applies the step
 
-    def finish(self, loss_scale: float, grad_clip: float | None) -> None:
-        """After the exchange: undo the loss scale, clip, and note for the optimizer whether all is finite."""
-        if loss_scale != 1.0:
-            self.gradients /= loss_scale
+    def finish(self, loss_scale: LossScale, grad_clip: float | None) -> None:
+        """After the exchange: undo the loss scale, clip, and note for the optimizer whether all is finite.
+
+        Gradients that are not finite though the losses are have overflowed: the scale falls and this step is left out.
+        """
+        if loss_scale.dynamic:
+            self.gradients /= loss_scale.value
         norm = torch.linalg.vector_norm(self.gradients)
-        self.words[_NORM] = norm
-        torch.maximum(self.bad, (~torch.isfinite(self.words).all()).float(), out=self.bad)
+        sound = torch.isfinite(self.words).all()
+        overflowed = sound & ~torch.isfinite(norm) & loss_scale.can_fall()
+        torch.maximum(self.bad, (~(sound & torch.isfinite(norm)) & ~overflowed).float(), out=self.bad)
+        torch.maximum(self.bad, overflowed.float(), out=self.skip)
+        self.words[_NORM], self.words[_SKIPPED] = norm, overflowed.float()
+        loss_scale.update(overflowed)
         if grad_clip is not None:
             self.gradients *= (grad_clip / (norm + 1e-6)).clamp(max=1.0)
         for gradient, view in self._elsewhere:
@@ -140,16 +150,16 @@ class Stepper:
         settings: TrialSettings,
         workers: Workers,
         *,
-        loss_scale: float = 1.0,
+        float16: bool = False,
         reading_delay: int | None = None,
     ) -> None:
         self.optimizer = make_optimizer(parameters, settings)
         self._buffer = StepBuffer([parameter for _, parameter in parameters], settings.n_grad_loops, workers.device)
         # The protocol of torch's GradScaler: a fused optimizer leaves everything as it is where `found_inf` is 1.
-        vars(self.optimizer).update(grad_scale=None, found_inf=self._buffer.bad)
+        vars(self.optimizer).update(grad_scale=None, found_inf=self._buffer.skip)
         self._workers = workers
         self._grad_clip = settings.grad_clip
-        self.loss_scale = loss_scale  # what to multiply a loop's loss by before backward
+        self.loss_scale = LossScale(workers.device, dynamic=float16)
         on_gpu = workers.device.type == "cuda"
         self._delay = reading_delay if reading_delay is not None else GPU_READING_DELAY if on_gpu else 0
         self._unread: deque[tuple[range, torch.Tensor, Any]] = deque()
@@ -208,6 +218,7 @@ def _reading(loops: range, words: list[float]) -> StepReading:
         grad_norm=words[_NORM],
         stop=words[_STOP] > 0,
         failed=words[_FAILED] > 0,
+        skipped=words[_SKIPPED] > 0,
     )
 
 

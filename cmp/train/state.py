@@ -36,6 +36,7 @@ class TrialState:
         epoch_train_seconds: time in the training loops of the running epoch, over all its runs.
         seconds: time in training and validation so far, over all runs.
         sums: losses of the running epoch.
+        skipped_steps: optimizer steps of the whole trial that were left out because float16 overflowed.
         best_val_loss: of the epoch whose weights lie in `best/`; None before the first.
         reports: one per finished epoch.
     """
@@ -46,6 +47,7 @@ class TrialState:
     epoch_train_seconds: float = 0.0
     seconds: float = 0.0
     sums: LossSums = field(default_factory=LossSums)
+    skipped_steps: int = 0
     best_val_loss: float | None = None
     reports: list[EpochReport] = field(default_factory=list)
 

@@ -29,7 +29,7 @@ from cmp.train.evaluation import validation_batches
 from cmp.train.log import TrialLog
 from cmp.train.loop import Learner, train_epoch
 from cmp.train.metrics import mean_or_nan, perplexity
-from cmp.train.optimizer import FLOAT16_LOSS_SCALE, Stepper
+from cmp.train.optimizer import Stepper
 from cmp.train.outcome import PeerLostError, TrialFailedError, as_failure
 from cmp.train.session import EpochReport, Session, TrialOutcome, TrialPlan
 from cmp.train.state import LossSums, TrialState
@@ -117,9 +117,9 @@ def prepare(plan: TrialPlan, session: Session, workers: Workers, state: TrialSta
         log,
     )
     model = workers.agreed(lambda: CompressionModel(backbone, settings, settings.seed))
-    loss_scale = FLOAT16_LOSS_SCALE if backbone.dtype == torch.float16 else 1.0
-    stepper = Stepper(list(model.named_parameters()), settings, workers, loss_scale=loss_scale)
-    learner = Learner(settings, model, LossStep(model), data.train, stepper, state, workers, plan.role)
+    stepper = Stepper(list(model.named_parameters()), settings, workers, float16=backbone.dtype == torch.float16)
+    scale = stepper.loss_scale.value if stepper.loss_scale.dynamic else None
+    learner = Learner(settings, model, LossStep(model, scale), data.train, stepper, state, workers, plan.role)
     owner = owner_of(settings, data.fingerprint, backbone.identity.fingerprint)
     return Trial(plan, session, log, data, slices, bounds, learner, owner)
 
@@ -134,6 +134,7 @@ def resume(trial: Trial) -> None:
         return
     learner.model.load_state_dict(checkpoint.trainables)
     learner.stepper.optimizer.load_state_dict(checkpoint.optimizer)
+    learner.stepper.loss_scale.load(checkpoint.loss_scale)
     trial.state.become(checkpoint.state)
     if workers.leads:
         trial.log(f"resumed after loop {trial.state.loops}, {trial.state.epoch} epoch(s) reported before")
@@ -167,7 +168,7 @@ def finish_epoch(trial: Trial) -> bool:
     workers.agreed(lambda: _keep_if_best(trial, report) if workers.leads else None)
     _checkpoint(trial)
     if workers.leads:
-        trial.log(_epoch_line(report))
+        trial.log(_epoch_line(report, state.skipped_steps))
     workers.agreed(lambda: trial.session.report(report) if workers.leads else None)
     return True
 
@@ -268,22 +269,24 @@ def _checkpoint(trial: Trial) -> None:
     """Rank 0 writes; all workers go on together."""
 
     def write() -> None:
-        optimizer = trial.learner.stepper.optimizer.state_dict()
+        stepper = trial.learner.stepper
         trainables = {name: tensor.detach().cpu() for name, tensor in trial.learner.model.state_dict().items()}
         with failed_write_tolerated(trial.log, f"the checkpoint at loop {trial.state.loops}"):
-            save_checkpoint(
-                trial.plan.home / "checkpoints", Checkpoint(trainables, optimizer, trial.state, trial.owner)
-            )
+            optimizer, loss_scale = stepper.optimizer.state_dict(), stepper.loss_scale.state()
+            checkpoint = Checkpoint(trainables, optimizer, loss_scale, trial.state, trial.owner)
+            save_checkpoint(trial.plan.home / "checkpoints", checkpoint)
 
     workers = trial.learner.workers
     workers.agreed(lambda: write() if workers.leads else None)
 
 
-def _epoch_line(report: EpochReport) -> str:
+def _epoch_line(report: EpochReport, skipped_steps: int) -> str:
+    skipped = f", {skipped_steps} step(s) left out so far (float16 overflowed)" if skipped_steps else ""
     recovered = "" if report.recovered is None else f", recovered {report.recovered:.3f}"
     return (
         f"epoch {report.epoch}: loops {report.loops}, train_loss {report.train_loss:.4f}, "
-        f"val_loss {report.val_loss:.4f}{recovered}, {report.tokens_per_second:,.0f} tokens/s, lr {report.lr:.2e}"
+        f"val_loss {report.val_loss:.4f}{recovered}, {report.tokens_per_second:,.0f} tokens/s, "
+        f"lr {report.lr:.2e}{skipped}"
     )
 
 

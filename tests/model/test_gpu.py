@@ -64,6 +64,25 @@ def test_a_replayed_graph_gives_the_numbers_of_eager_steps(family: str, kind: st
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-5)
 
 
+def test_a_recorded_step_follows_the_loss_scale_without_being_recorded_again() -> None:
+    compressor = CompressionModel(on_gpu("llama"), settings(), seed=0)
+    scale = torch.tensor(8.0, device="cuda")
+    step, batch = LossStep(compressor, scale, graphs=True), full_batch().to(torch.device("cuda"))
+    gradients_at = {}
+    for value in (8.0, 2.0):
+        scale.fill_(value)
+        step(batch, *counts(batch))
+        gradients_at[value] = [
+            parameter.grad.clone() for parameter in compressor.parameters() if parameter.grad is not None
+        ]
+        for parameter in compressor.parameters():
+            if parameter.grad is not None:
+                parameter.grad.zero_()
+    assert len(step._recorded) == 1
+    for high, low in zip(gradients_at[8.0], gradients_at[2.0], strict=True):
+        torch.testing.assert_close(high, 4.0 * low, rtol=1e-3, atol=1e-6)
+
+
 def test_padded_batches_run_eagerly_beside_graphs() -> None:
     compressor = CompressionModel(on_gpu("llama"), settings(), seed=0)
     step, cuda = LossStep(compressor, graphs=True), torch.device("cuda")

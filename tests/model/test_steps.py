@@ -10,10 +10,10 @@ from tests.model.test_families import counts, full_batch, gradients, padded_batc
 
 def test_a_step_adds_the_gradients_of_the_scaled_total() -> None:
     compressor = CompressionModel(tiny_backbone("gpt2"), settings(rmb_task=True), seed=0)
-    step = LossStep(compressor)
+    step = LossStep(compressor, torch.tensor(3.0))
     expected: dict[str, torch.Tensor] = {}
     for batch in (full_batch(), padded_batch()):
-        losses = step(batch, *counts(batch), loss_scale=3.0)
+        losses = step(batch, *counts(batch))
         total = compressor.losses(batch, *counts(batch)).total
         assert losses.total.item() == total.item()
         assert not losses.total.requires_grad

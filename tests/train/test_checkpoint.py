@@ -29,7 +29,7 @@ def checkpoint_at(loops: int) -> Checkpoint:
     state = TrialState(
         loops=loops, tokens=7, sums=LossSums(1.25, 2, 0.1, 4, 0.3), best_val_loss=3.25, reports=[REPORT, REPORT]
     )
-    return Checkpoint({"tokens": parameter.detach()}, optimizer.state_dict(), state, OWNER)
+    return Checkpoint({"tokens": parameter.detach()}, optimizer.state_dict(), [512.0, 17.0], state, OWNER)
 
 
 def test_a_checkpoint_comes_back_bit_by_bit(tmp_path: Path) -> None:
@@ -37,7 +37,7 @@ def test_a_checkpoint_comes_back_bit_by_bit(tmp_path: Path) -> None:
     save_checkpoint(Twin(tmp_path), saved)
     loaded = load_newest(Twin(tmp_path), OWNER, pytest.fail)
     assert loaded is not None
-    assert loaded.state == saved.state
+    assert (loaded.state, loaded.loss_scale) == (saved.state, saved.loss_scale)
     assert torch.equal(loaded.trainables["tokens"], saved.trainables["tokens"])
     assert torch.equal(loaded.optimizer["state"][0]["exp_avg"], saved.optimizer["state"][0]["exp_avg"])
     assert loaded.optimizer["param_groups"] == saved.optimizer["param_groups"]

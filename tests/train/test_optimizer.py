@@ -4,6 +4,7 @@ import copy
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +12,8 @@ import torch
 from cmp.model.backbone import Backbone
 from cmp.model.compression import CompressionModel
 from cmp.space.settings import TrialSettings
+from cmp.train import loss_scale
+from cmp.train.loss_scale import FIRST
 from cmp.train.optimizer import Stepper, StepReading, make_optimizer
 from cmp.train.session import LocalSession
 from cmp.train.sync import Workers
@@ -44,13 +47,13 @@ def run(model: torch.nn.Module, stepper: Stepper, steps: int, spoil: int | None 
         loops = range(2 * step, 2 * step + 2)
         for slot, loop in enumerate(loops):
             loss = objective(model, loop) / 2 * (math.nan if loop == spoil else 1.0)
-            (loss * stepper.loss_scale).backward()
+            (loss * stepper.loss_scale.value).backward()
             stepper.add_loop(slot, loss.detach(), SUMS)
         readings += stepper.step(loops, lr=0.1 / (step + 1), stop=step == 2, failed=False)
     return readings + stepper.drain()
 
 
-@pytest.mark.parametrize("options", [{}, {"loss_scale": 1024.0}, {"reading_delay": 2}])
+@pytest.mark.parametrize("options", [{}, {"float16": True}, {"reading_delay": 2}])
 def test_three_accumulated_clipped_steps_are_those_of_plain_torch(options: dict[str, float]) -> None:
     model = small_model()
     plain = copy.deepcopy(model)
@@ -92,6 +95,71 @@ def test_a_step_that_is_not_finite_changes_nothing_nor_does_any_after_it(delay: 
     for ours, theirs in zip(model.parameters(), sound.parameters(), strict=True):
         assert torch.equal(ours, theirs)
         assert stepper.optimizer.state[ours]["step"].item() == 1
+
+
+def overflow_at(loop: int, model: torch.nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gradients of one loop become infinite, as in float16, though its loss is not."""
+    honest = Stepper.add_loop
+    loops = iter(range(100))
+
+    def add_loop(self: Stepper, *args: Any) -> None:
+        honest(self, *args)
+        if next(loops) == loop:
+            next(model.parameters()).grad.fill_(math.inf)  # type: ignore[union-attr]
+
+    monkeypatch.setattr(Stepper, "add_loop", add_loop)
+
+
+@pytest.mark.parametrize("delay", [0, 3])
+def test_a_float16_step_that_overflows_is_left_out_and_the_scale_halved(
+    delay: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a constant scale it ended the trial as diverged."""
+    model, sound = small_model(), small_model()
+    run(sound, stepper := stepper_for(sound, float16=True), steps=1)
+    assert stepper.loss_scale.state() == [FIRST, 1.0]
+    overflow_at(2, model, monkeypatch)
+    stepper = stepper_for(model, float16=True, reading_delay=delay)
+
+    readings = run(model, stepper, steps=2)
+
+    assert [reading.skipped for reading in readings] == [False, True]
+    assert [reading.diverged_loop for reading in readings] == [None, None]
+    assert stepper.loss_scale.state() == [FIRST / 2, 0.0]
+    for ours, theirs in zip(model.parameters(), sound.parameters(), strict=True):
+        assert torch.equal(ours, theirs) and stepper.optimizer.state[ours]["step"].item() == 1
+    assert run(model, stepper, steps=1)[0].grad_norm == pytest.approx(run(sound, stepper_for(sound), 1)[0].grad_norm)
+
+
+def test_a_scale_that_cannot_fall_any_further_is_not_to_blame(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = small_model()
+    overflow_at(1, model, monkeypatch)
+    stepper = stepper_for(model, float16=True)
+    stepper.loss_scale.load([1.0, 0.0])
+
+    (reading, after) = run(model, stepper, steps=2)
+
+    assert (reading.skipped, reading.diverged_loop) == (False, 1)
+    assert model.projection.linear.equal(small_model().projection.linear), "nor is any later step taken"
+    assert not after.skipped
+
+
+def test_the_scale_doubles_after_enough_steps_without_overflow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A constant one lost the small gradients of a mean over many tokens."""
+    monkeypatch.setattr(loss_scale, "GROWTH_STEPS", 3)
+    model = small_model()
+    stepper = stepper_for(model, float16=True)
+
+    run(model, stepper, steps=7)
+
+    assert stepper.loss_scale.state() == [4 * FIRST, 1.0]
+
+
+def test_without_float16_nothing_is_scaled() -> None:
+    model = small_model()
+    stepper = stepper_for(model)
+    run(model, stepper, steps=3)
+    assert stepper.loss_scale.state() == [1.0, 0.0]
 
 
 def test_a_gradient_that_is_not_finite_counts_as_its_last_loop() -> None:

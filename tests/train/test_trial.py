@@ -13,6 +13,7 @@ import torch
 import cmp.train.trial as trial_module
 from cmp.model.compression import CompressionModel
 from cmp.space.settings import TrialSettings, Window
+from cmp.train import loss_scale
 from cmp.train.data import open_data
 from cmp.train.session import EpochReport, LocalSession, TrialOutcome, TrialPlan
 from cmp.train.trial import BACKBONES, DATA, run_trial
@@ -308,6 +309,30 @@ def test_a_backbone_in_half_precision_trains_to_about_the_same_losses(
         assert ours.val_loss == pytest.approx(theirs.val_loss, rel=2e-2)
         assert ours.train_loss == pytest.approx(theirs.train_loss, rel=2e-2)
     assert {tensor.dtype for tensor in newest(plan)["trainables"].values()} == {torch.float32}
+
+
+@pytest.mark.parametrize("poll", [None, 8, 10, 18])
+def test_a_float16_trial_survives_overflows_and_goes_on_bit_by_bit_after_an_interruption(
+    settings: TrialSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, poll: int | None
+) -> None:
+    """Its loss scale was a constant: one gradient above 65,504 ended the trial as diverged."""
+    monkeypatch.setattr(loss_scale, "FIRST", 2.0**19)  # two steps too high for this model
+    half = replace(settings, torch_dtype="float16")
+    unbroken, broken = (plan_of(half, tmp_path / name) for name in ("unbroken", "broken"))
+    session = LocalSession()
+
+    assert run_trial(unbroken, session).status == "finished"
+    if poll is not None:
+        assert run_trial(broken, Scripted(stop_at_poll=poll)).status == "interrupted"
+        resumed = LocalSession()
+        assert run_trial(broken, resumed).status == "finished"
+        assert without_clocks(resumed.reports) == without_clocks(session.reports)
+        assert_same_end(broken, unbroken)
+        assert newest(broken)["loss_scale"] == newest(unbroken)["loss_scale"]
+
+    skipped = newest(unbroken)["state"]["skipped_steps"]
+    assert skipped > 0 and newest(unbroken)["loss_scale"][0] == 2.0 ** (19 - skipped)
+    assert f"{skipped} step(s) left out so far" in (unbroken.folder / "log.txt").read_text()
 
 
 def test_a_backbone_spread_over_devices_gives_the_same_numbers(
