@@ -21,7 +21,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
-from cmp.model.batch import Batch, Parts, TokenScores
+from cmp.model.batch import Batch, Stretch, TokenScores, joined, padded_left, padded_right, prompt_of
 from cmp.model.head import find_head
 from cmp.model.losses import token_scores
 from cmp.model.surgery import (
@@ -306,26 +306,31 @@ class Backbone:
 
     @torch.no_grad()
     def score_no_context(self, batch: Batch) -> TokenScores:
-        """The lower bound: the backbone alone on the target, after BOS."""
-        ids, _ = with_bos(batch.target_ids[:, :-1], None, self.bos_id)
-        return self.scores(self.run(self.embed(ids)), batch.target_ids, batch.target_mask)
+        """The lower bound: the backbone alone on the target, after BOS and the prompt."""
+        return self._score_after(prompt_of(batch), batch)
 
     @torch.no_grad()
     def score_full_context(self, batch: Batch) -> TokenScores:
-        """The upper bound: the backbone on the target after BOS and the whole context."""
-        batch = batch.to(self.device)
-        context, mask = with_bos(batch.context_ids, batch.context_mask, self.bos_id)
-        ids = torch.cat([context, batch.target_ids[:, :-1]], dim=1)
+        """The upper bound: the backbone on the target after BOS, the whole context and the prompt."""
+        text = padded_left(joined([(batch.context_ids, batch.context_mask), prompt_of(batch)]))
+        return self._score_after(text, batch)
+
+    def _score_after(self, text: Stretch, batch: Batch) -> TokenScores:
+        """The target after BOS and some text, which is padded on the left."""
+        target_ids = batch.target_ids.to(self.device)
+        ids, mask = text[0].to(self.device), None if text[1] is None else text[1].to(self.device)
+        before, mask = with_bos(ids, mask, self.bos_id)
+        ids = torch.cat([before, target_ids[:, :-1]], dim=1)
         positions = None
         if mask is not None:
             mask = torch.cat([mask, mask.new_ones(len(ids), ids.shape[1] - mask.shape[1])], dim=1)
             positions = left_padded_positions(mask)
         states = self._run(self.n_layers, self.embed(ids), None, mask, positions)
-        return self.scores(states[:, -batch.target_ids.shape[1] :], batch.target_ids, batch.target_mask)
+        return self.scores(states[:, -target_ids.shape[1] :], target_ids, batch.target_mask)
 
     @torch.no_grad()
     def score_last_context(self, batch: Batch, kept: int) -> TokenScores:
-        """The backbone on the target after BOS and the last `kept` tokens of the context."""
+        """The backbone on the target after BOS, the last `kept` tokens of the context and the prompt."""
         if kept == 0:
             return self.score_no_context(batch)
         ids, mask = batch.context_ids[:, -kept:], batch.context_mask
@@ -333,24 +338,20 @@ class Backbone:
         return self.score_full_context(shorter)
 
     @torch.no_grad()
-    def teacher_states(self, prefix: Prefix, parts: Parts, target_ids: torch.Tensor) -> torch.Tensor:
+    def teacher_states(self, prefix: Prefix, lead: Stretch, target_ids: torch.Tensor) -> torch.Tensor:
         """(B, S, H) states that predict the target after the full context.
 
         Args:
             prefix: the part that is compressed, read by all blocks with their states.
-            parts: has the kept tokens, which follow the prefix.
+            lead: the kept tokens and the prompt, which follow the prefix.
             target_ids: (B, S) int64.
         """
         last = prefix.known_states()[:, -1:]
-        ids = torch.cat([parts.kept_ids.to(self.device), target_ids[:, :-1].to(self.device)], dim=1)
+        ids, starts = before_target(lead, target_ids)
         if ids.shape[1] == 0:
             return last
-        mask = None
-        if parts.kept_mask is not None and parts.kept_mask.shape[1]:
-            kept = parts.kept_mask.to(self.device)
-            mask = torch.cat([kept, kept.new_ones(len(ids), target_ids.shape[1] - 1)], dim=1)
-        states, _ = self.extend(prefix, self.embed(ids), n_blocks=self.n_layers, mask=mask)
-        return torch.cat([last, states], dim=1)[:, -target_ids.shape[1] :]
+        states, _ = self.extend(prefix, self.embed(ids), n_blocks=self.n_layers)
+        return states_of_target(torch.cat([last, states], dim=1), starts, target_ids.shape[1])
 
     def scores(self, states: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor | None) -> TokenScores:
         """Teacher-forced scores of (B, S) labels from the (B, S, H) states that predict them."""
@@ -405,6 +406,34 @@ def with_bos(ids: torch.Tensor, mask: torch.Tensor | None, bos_id: int) -> tuple
 def left_padded_positions(mask: torch.Tensor) -> torch.Tensor:
     """(B, T) position ids that count real tokens only; 0 on padding."""
     return (mask.long().cumsum(1) - 1).clamp(min=0)
+
+
+def before_target(lead: Stretch, target_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """What a decoder reads to predict a target: lead and target but its last token, without a gap between them.
+
+    Padding of the lead goes behind the target, where no token sees it: positions need no correction, attention no mask,
+    and windows of sliding attention reach as far as without padding.
+
+    Args:
+        lead: (B, L) text before the target.
+        target_ids: (B, S) int64.
+
+    Returns:
+        (B, L + S - 1) ids, and (B,) int64 where each row's target starts in them; None where all start at L.
+    """
+    target_ids = target_ids.to(lead[0].device)
+    if lead[1] is None:
+        return torch.cat([lead[0], target_ids[:, :-1]], dim=1), None
+    ids, _ = padded_right(joined([lead, (target_ids[:, :-1], None)]))
+    return ids, lead[1].sum(1)
+
+
+def states_of_target(states: torch.Tensor, starts: torch.Tensor | None, length: int) -> torch.Tensor:
+    """(B, S, H) states that predict the target, of one state before `before_target`'s ids and one for each of them."""
+    if starts is None:
+        return states[:, -length:]
+    places = starts.to(states.device)[:, None] + torch.arange(length, device=states.device)
+    return states.gather(1, places[..., None].expand(-1, -1, states.shape[-1]))
 
 
 def joint_mask(

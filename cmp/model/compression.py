@@ -2,7 +2,7 @@
 
 One step is four phases, each a method: `read` (the context, without gradient), `remember` (the compression tokens, with
 gradient), `decode` (target and reconstruction after the memory), and the fused head and loss in `losses`. What the
-decoder reads is [memory, task token, kept tokens, target].
+decoder reads is [memory, task token, kept tokens, prompt, target].
 
 Shape suffixes: `B` batch, `C` context, `K` compression tokens, `L` kept tokens, `S` target, `H` hidden, `D` width of a
 memory vector.
@@ -15,8 +15,15 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from cmp.model.backbone import Backbone, Prefix, joint_mask, left_padded_positions
-from cmp.model.batch import Batch, Parts, TokenScores, View, split
+from cmp.model.backbone import (
+    Backbone,
+    Prefix,
+    before_target,
+    joint_mask,
+    left_padded_positions,
+    states_of_target,
+)
+from cmp.model.batch import Batch, Parts, Stretch, TokenScores, View, joined, padded_right, prompt_of, split
 from cmp.model.losses import linear_cross_entropy
 from cmp.model.memory import LearnedEmbeddings, Memories, make_memory
 from cmp.space.settings import TrialSettings
@@ -53,7 +60,7 @@ class Task:
         token: (1, H) embedding of the task token that says what.
         ids: (B, T) int64, padded on the right.
         mask: (B, T) bool, True on tokens that count; None when all do.
-        lead_ids: (B, L) int64, text between the task token and `ids`, padded on the left; not predicted.
+        lead_ids: (B, L) int64, text between the task token and `ids`, not predicted; padded anywhere.
         lead_mask: (B, L) bool, True on its real tokens; None when all are.
     """
 
@@ -64,9 +71,9 @@ class Task:
     lead_mask: torch.Tensor | None = None
 
     @property
-    def lead_len(self) -> int:
-        """L."""
-        return 0 if self.lead_ids is None else self.lead_ids.shape[1]
+    def lead(self) -> Stretch:
+        """`lead_ids` with their mask; no tokens where there are none."""
+        return (self.ids[:, :0], None) if self.lead_ids is None else (self.lead_ids, self.lead_mask)
 
 
 class CompressionModel(nn.Module):
@@ -170,7 +177,7 @@ class CompressionModel(nn.Module):
         if self.fwd is None:
             assert self.rmb is not None
             return [Task(self.rmb(), batch.target_ids, batch.target_mask)]
-        tasks = [Task(self.fwd(), batch.target_ids, batch.target_mask, parts.kept_ids, parts.kept_mask)]
+        tasks = [Task(self.fwd(), batch.target_ids, batch.target_mask, *_lead(batch, parts))]
         if self.rmb is not None and parts.compressed_ids.shape[1]:
             tasks.append(self._reconstruction(parts))
         return tasks
@@ -178,27 +185,24 @@ class CompressionModel(nn.Module):
     def decode(self, memories: Memories, tasks: list[Task]) -> list[torch.Tensor]:
         """(B, T, H) states that predict each task's tokens from the memory, teacher-forced.
 
-        Tasks of the same shape run in one batch.
+        Tasks of one shape without text before their tokens run in one batch.
         """
-        if len({(task.ids.shape[1], task.lead_len) for task in tasks}) > 1:
+        if len(tasks) > 1 and not _may_share_a_batch(tasks):
             return [states for task in tasks for states in self.decode(memories, [task])]
         starts = [self._task_inputs(task) for task in tasks]
-        inputs, mask = torch.cat([embeds for embeds, _ in starts]), starts[0][1]
-        assert len(tasks) == 1 or mask is None, "only the main task has a lead"
+        inputs = torch.cat([embeds for embeds, _ in starts])
         memories = memories.repeated(len(tasks)) if len(tasks) > 1 else memories
         reader = self.memory.reader(memories.vectors, memories.n_real_pieces)
-        mask = joint_mask(memories.mask, memories.vectors.shape[1], mask, inputs.shape[1], len(inputs))
+        mask = joint_mask(memories.mask, memories.vectors.shape[1], None, inputs.shape[1], len(inputs))
         if reader.cache is not None:
             new = torch.arange(inputs.shape[1], device=inputs.device)[None]
-            if mask is not None:
-                new = left_padded_positions(mask[:, -inputs.shape[1] :])
             states = self.backbone.run(inputs, cache=reader.cache, mask=mask, positions=reader.first_position + new)
         else:
             assert reader.embeds is not None
             positions = None if mask is None else left_padded_positions(mask)
             states = self.backbone.run(torch.cat([reader.embeds, inputs], dim=1), mask=mask, positions=positions)
-        length = tasks[0].ids.shape[1]
-        return list(states[:, -length:].chunk(len(tasks)))
+        states = states[:, -inputs.shape[1] :]
+        return list(states_of_target(states, starts[0][1], tasks[0].ids.shape[1]).chunk(len(tasks)))
 
     def combine(
         self,
@@ -274,27 +278,13 @@ class CompressionModel(nn.Module):
 
     def _reconstruction(self, parts: Parts) -> Task:
         assert self.rmb is not None
-        return Task(self.rmb(), *left_to_right_padding(parts.compressed_ids, parts.compressed_mask))
+        return Task(self.rmb(), *padded_right((parts.compressed_ids, parts.compressed_mask)))
 
     def _task_inputs(self, task: Task) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """(B, 1 + L + T - 1, H) embeddings of [task token, lead, ids but the last], and their mask.
-
-        The task token stands right before the first real token of its row's lead, so that what predicts the first of
-        `ids` is never padding.
-        """
-        batch_size, device = len(task.ids), self.backbone.device
-        token = task.token.expand(batch_size, 1, -1)
-        if task.lead_ids is None or not task.lead_len:
-            return torch.cat([token, self.backbone.embed(task.ids[:, :-1])], dim=1), None
-        following = self.backbone.embed(torch.cat([task.lead_ids, task.ids[:, :-1].to(task.lead_ids.device)], dim=1))
-        inputs = torch.cat([token, following], dim=1)
-        if task.lead_mask is None:
-            return inputs, None
-        lead_mask = task.lead_mask.to(device)
-        padding = task.lead_len - lead_mask.sum(1, keepdim=True)
-        places = torch.arange(inputs.shape[1], device=device)[None]
-        inputs = torch.where((places == padding)[..., None], token, inputs)
-        return inputs, places >= padding
+        """(B, 1 + L + T - 1, H) embeddings of [task token, lead, ids but the last], and where each row's ids start."""
+        following, starts = before_target(task.lead, task.ids)
+        token = task.token.expand(len(task.ids), 1, -1)
+        return torch.cat([token, self.backbone.embed(following)], dim=1), starts
 
     def _n_pieces(self, parts: Parts) -> int:
         """Contexts are as long as the settings say in training; a longer text of a user is more pieces."""
@@ -333,25 +323,26 @@ class CompressionModel(nn.Module):
             blocks = self.backbone.n_layers
             prefix = self.backbone.prefill(batch.context_ids, batch.context_mask, blocks, with_states=True)
             parts = split(batch, View())
-        return self.backbone.teacher_states(prefix, parts, batch.target_ids)
+        return self.backbone.teacher_states(prefix, _lead(batch, parts), batch.target_ids)
 
     def _shares_prefix(self, parts: Parts, view: View) -> bool:
         """Whether the teacher reads the context just as the memory does; pooled states are those of their own layer."""
         own_layer = self.memory.reads_states and self.memory.n_blocks < self.backbone.n_layers
-        return view.compresses and self._n_pieces(parts) == 1 and not own_layer
+        one_piece = parts.compressed_ids.shape[1] > 0 and self._n_pieces(parts) == 1
+        return view.compresses and one_piece and not own_layer
 
     def _needs_teacher(self) -> bool:
         return self.settings.kl_scale > 0.0
 
 
-def left_to_right_padding(ids: torch.Tensor, mask: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Move every row's real tokens to the front; the padding goes to the back."""
-    if mask is None:
-        return ids, None
-    length = ids.shape[1]
-    missing = length - mask.sum(1, keepdim=True)
-    source = (torch.arange(length, device=ids.device) + missing) % length
-    return ids.gather(1, source), mask.gather(1, source)
+def _lead(batch: Batch, parts: Parts) -> Stretch:
+    """What the decoder reads as text before the target: kept tokens, then the prompt."""
+    return joined([(parts.kept_ids, parts.kept_mask), prompt_of(batch)])
+
+
+def _may_share_a_batch(tasks: list[Task]) -> bool:
+    """Whether all tasks have as many tokens to predict and no text before them."""
+    return len({task.ids.shape[1] for task in tasks}) == 1 and not any(task.lead[0].shape[1] for task in tasks)
 
 
 def _for_each_vector(has_text: torch.Tensor | None, vectors: torch.Tensor, n_pieces: int) -> torch.Tensor | None:

@@ -30,7 +30,7 @@ class LossStep:
         loss_scale: () on the model's device; the gradients added are those of `loss_scale * total`, with the value that
             it has at the time. None is 1.
         graphs: record and replay CUDA graphs where that is possible; None decides by device and size. Everything
-            falls back to eager execution: padded batches, CPUs, spread models, models that a graph cannot hold.
+            falls back to eager execution: padded batches, prompts, CPUs, spread models, models that no graph can hold.
 
     With graphs, gradients are added in place: clear them with `zero_grad(set_to_none=False)`, and read the returned
     losses before the next call, which overwrites them.
@@ -49,7 +49,7 @@ class LossStep:
     def __call__(self, batch: Batch, token_count: float, rmb_token_count: float, view: View | None = None) -> Losses:
         """Losses of `batch`, read as `view` says; the counts are those of its whole optimizer step."""
         counts = (token_count, rmb_token_count)
-        if not self._graphs or batch.context_mask is not None or batch.target_mask is not None:
+        if not self._graphs or batch.has_padding or batch.prompt_ids is not None:
             return self._eager(batch, *counts, view)
         if self._limit is not None and batch.context_ids.numel() + batch.target_ids.numel() > self._limit:
             return self._eager(batch, *counts, view)

@@ -111,7 +111,4 @@ def pinned_batch(windows: WindowSet, indices: np.ndarray, device: torch.device) 
 
 def pinned(batch: Batch, device: torch.device) -> Batch:
     """In page-locked memory where `device` is a GPU, so that the copy to it does not hold up Python."""
-    if device.type != "cuda":
-        return batch
-    masks = [None if mask is None else mask.pin_memory() for mask in (batch.context_mask, batch.target_mask)]
-    return Batch(batch.context_ids.pin_memory(), batch.target_ids.pin_memory(), *masks)
+    return batch.pinned() if device.type == "cuda" else batch

@@ -20,19 +20,62 @@ def naive_loss(
     scale = 8 * compressor.backbone.embedding_rms
     lm_sum, lm_tokens, rmb_sum, rmb_tokens = 0.0, 0, 0.0, 0
     for row in range(len(batch.context_ids)):
-        context = _kept(batch.context_ids, batch.context_mask, row)
-        target = _kept(batch.target_ids, batch.target_mask, row)
+        context, prompt, target = _texts(batch, row)
         boundary = max(0, len(context) - config.keep_len)
         compressed, kept = context[:boundary], context[boundary:]
         pieces = _pieces(compressed, config.piece_len or max(1, len(compressed)))
         memory = torch.cat([_memory(model, compressor, names, piece)[:, :n_vectors] for piece in pieces], dim=1)
-        lm_sum = lm_sum + _predict(model, memory, scale * names["fwd.weight"], kept, target)
+        lm_sum = lm_sum + _predict(model, memory, scale * names["fwd.weight"], torch.cat([kept, prompt]), target)
         lm_tokens += len(target)
         if config.rmb_task:
             rmb_sum = rmb_sum + _predict(model, memory, scale * names["rmb.weight"], kept[:0], compressed)
             rmb_tokens += len(compressed)
     loss = lm_sum / lm_tokens
     return loss + config.rmb_scale * rmb_sum / rmb_tokens if config.rmb_task else loss
+
+
+def naive_no_context_nll(model: nn.Module, batch: Batch, bos_id: int) -> list[float]:
+    """Nats of each row's target after [BOS, prompt], row by row."""
+    return [_nll_after(model, batch, bos_id, row, with_context=False) for row in range(len(batch.target_ids))]
+
+
+def naive_full_context_nll(model: nn.Module, batch: Batch, bos_id: int) -> list[float]:
+    """Nats of each row's target after [BOS, context, prompt], row by row."""
+    return [_nll_after(model, batch, bos_id, row, with_context=True) for row in range(len(batch.target_ids))]
+
+
+def naive_kl(model: nn.Module, compressor: CompressionModel, batch: Batch) -> torch.Tensor:
+    """KL from the backbone after [BOS, context, prompt] to the decoder, summed over kept target tokens, row by row."""
+    names, config, total = dict(compressor.named_parameters()), compressor.settings, torch.zeros(())
+    backbone = compressor.backbone
+    for row in range(len(batch.context_ids)):
+        context, prompt, target = _texts(batch, row)
+        boundary = max(0, len(context) - config.keep_len)
+        memory = _memory(model, compressor, names, context[:boundary])
+        lead = torch.cat([context[boundary:], prompt])
+        token = 8 * backbone.embedding_rms * names["fwd.weight"]
+        ours = _logits(model, memory, token, lead, target)[-len(target) :]
+        ids = torch.cat([context.new_tensor([backbone.bos_id]), context, prompt, target[:-1]])
+        theirs = model(input_ids=ids[None], use_cache=False).logits[0, -len(target) :]
+        total = total + functional.kl_div(
+            ours.log_softmax(-1), theirs.log_softmax(-1), reduction="sum", log_target=True
+        )
+    return total
+
+
+def _texts(batch: Batch, row: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Context, prompt and target of one row, without padding."""
+    context = _kept(batch.context_ids, batch.context_mask, row)
+    prompt = context[:0] if batch.prompt_ids is None else _kept(batch.prompt_ids, batch.prompt_mask, row)
+    return context, prompt, _kept(batch.target_ids, batch.target_mask, row)
+
+
+@torch.no_grad()
+def _nll_after(model: nn.Module, batch: Batch, bos_id: int, row: int, *, with_context: bool) -> float:
+    context, prompt, target = _texts(batch, row)
+    before = torch.cat([target.new_tensor([bos_id]), context if with_context else context[:0], prompt])
+    logits = model(input_ids=torch.cat([before, target[:-1]])[None], use_cache=False).logits[0, len(before) - 1 :]
+    return functional.cross_entropy(logits, target, reduction="sum").item()
 
 
 def _pieces(ids: torch.Tensor, piece_len: int) -> list[torch.Tensor]:
@@ -70,6 +113,12 @@ def _predict(
 ) -> torch.Tensor:
     if len(ids) == 0:
         return torch.zeros(())
-    inputs = torch.cat([memory[0], token, model.get_input_embeddings()(torch.cat([lead, ids[:-1]]))])
-    logits = model(inputs_embeds=inputs[None], use_cache=False).logits[0, memory.shape[1] + len(lead) :]
+    logits = _logits(model, memory, token, lead, ids)[memory.shape[1] + len(lead) :]
     return functional.cross_entropy(logits, ids, reduction="sum")
+
+
+def _logits(
+    model: nn.Module, memory: torch.Tensor, token: torch.Tensor, lead: torch.Tensor, ids: torch.Tensor
+) -> torch.Tensor:
+    inputs = torch.cat([memory[0], token, model.get_input_embeddings()(torch.cat([lead, ids[:-1]]))])
+    return model(inputs_embeds=inputs[None], use_cache=False).logits[0]

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from cmp.model.batch import Batch, View, split
-from cmp.model.compression import CompressionModel, left_to_right_padding
+from cmp.model.batch import Batch, View, padded_right, split
+from cmp.model.compression import CompressionModel
 from cmp.model.memory import stretch_weights
 from tests.model.families import settings, tiny_backbone
 from tests.model.test_families import assert_same, counts, full_batch, gradients, padded_batch
@@ -188,7 +188,7 @@ def test_pooled_memory_is_the_mean_of_stretches() -> None:
 
 def test_reconstruction_alone_predicts_the_context_and_counts_as_the_main_task() -> None:
     backbone, context = tiny_backbone("gpt2"), padded_batch()
-    ids, mask = left_to_right_padding(context.context_ids, context.context_mask)
+    ids, mask = padded_right((context.context_ids, context.context_mask))
     batch = Batch(context.context_ids, ids, context.context_mask, mask)
     compressor = CompressionModel(backbone, settings(rmb_only=True, seq_len=9, kl_scale=0.1), seed=0)
     losses = compressor.losses(batch, 22.0, 22.0)
