@@ -53,9 +53,10 @@ class Compressor:
             folder: config.json, compressor.safetensors; a search's `best/`, for instance.
             device: where to run; None is the GPU when there is one, or all of them where it was trained with
                 `model_parallel`. Not used with a loaded backbone.
-            torch_dtype: precision of the backbone; None is as in training. Not used with a loaded backbone.
+            torch_dtype: precision of the backbone; None is as in training, "auto" is what suits the device. Not used
+                with a loaded backbone.
             backbone: a loaded backbone to share, or another place of the model it was trained with; None is the
-                place that it was trained from.
+                place that it was trained from, at the same commit where that is the hub.
 
         Raises:
             CompressorError: missing or damaged files, a backbone that cannot be loaded, or another one than it was
@@ -65,7 +66,7 @@ class Compressor:
         config = read_config(folder)
         tensors = read_tensors(folder, config)
         if not isinstance(backbone, Backbone):
-            place = config.backbone.name if backbone is None else str(backbone)
+            place = config.backbone.place if backbone is None else str(backbone)
             backbone = _load_backbone(place, device, torch_dtype or config.settings.torch_dtype, config.settings)
         if backbone.identity.fingerprint != config.backbone.fingerprint:
             raise CompressorError(

@@ -24,6 +24,7 @@ from transformers.cache_utils import DynamicCache, DynamicLayer
 from cmp.model.batch import Batch, Stretch, TokenScores, joined, padded_left, padded_right, prompt_of
 from cmp.model.head import find_head
 from cmp.model.losses import token_scores
+from cmp.model.names import hub_commit, pinned, revision_option, split_revision
 from cmp.model.surgery import (
     UnsupportedModelError,
     find_stack,
@@ -45,7 +46,7 @@ class BackboneId:
     """Which weights a compressor belongs to.
 
     Args:
-        name: the hub id, folder or built-in name it was loaded by.
+        name: the hub id, folder or built-in name it was loaded by, without a revision.
         revision: the hub's commit hash, where it came from the hub.
         fingerprint: hash of shape and weights, the same in any precision and on any device.
     """
@@ -53,6 +54,11 @@ class BackboneId:
     name: str
     revision: str | None
     fingerprint: str
+
+    @property
+    def place(self) -> str:
+        """Where these very weights are: what the hub's name stood for when it was loaded, whatever is there now."""
+        return pinned(self.name, self.revision)
 
 
 @dataclass(frozen=True)
@@ -151,7 +157,7 @@ class Backbone:
         """Load a model and its tokenizer.
 
         Args:
-            model_string: hub id, local folder, or a built-in name ("pydoc", "pydoc-tiny").
+            model_string: hub id (with @revision to pin it), local folder, or a built-in name ("pydoc", "pydoc-tiny").
             torch_dtype: "auto" is bfloat16 on a GPU that is good at it, else float32.
             device: where the model goes, unless `model_parallel`.
             model_parallel: spread the blocks over all visible devices (`device_map="auto"`).
@@ -163,15 +169,14 @@ class Backbone:
             UnsupportedModelError: the model is not a decoder-only transformer that can be cut.
         """
         device = torch.device(device)
-        folder = resolve_model_string(model_string)
-        options: dict[str, Any] = {"dtype": resolve_dtype(torch_dtype, device)}
+        name, commit = split_revision(model_string)[0], hub_commit(model_string)
+        options: dict[str, Any] = {"dtype": resolve_dtype(torch_dtype, device), **revision_option(commit)}
         if model_parallel or device_map is not None:
             options |= {"device_map": dict(device_map) if device_map else "auto", "offload_folder": offload_folder}
-        model: nn.Module = AutoModelForCausalLM.from_pretrained(folder, **options)
+        model: nn.Module = AutoModelForCausalLM.from_pretrained(resolve_model_string(name), **options)
         if "device_map" not in options:
             model = model.to(device)
-        revision = getattr(model.config, "_commit_hash", None)
-        return cls(model, load_tokenizer(model_string), model_string, revision)
+        return cls(model, load_tokenizer(pinned(model_string, commit)), name, commit)
 
     def embed(self, ids: torch.Tensor) -> torch.Tensor:
         """(B, T) token ids to (B, T, H) input embeddings, as the family itself scales them."""
@@ -489,14 +494,29 @@ def resolve_dtype(torch_dtype: str, device: torch.device) -> torch.dtype:
     )
 
 
+def auto_precision(device: str) -> str | None:
+    """What "auto" means on a kind of device ("cpu", "cuda"); None where this process has none."""
+    if device == "cuda" and not torch.cuda.is_available():
+        return None
+    return dtype_name(resolve_dtype("auto", torch.device(device)))
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """As in the setting `torch_dtype`."""
+    return str(dtype).removeprefix("torch.")
+
+
 def load_tokenizer(model_string: str) -> Any:
     """The tokenizer of a model, by the same name as the model."""
-    return AutoTokenizer.from_pretrained(resolve_model_string(model_string, weights=False))
+    name, revision = split_revision(model_string)
+    return AutoTokenizer.from_pretrained(resolve_model_string(name, weights=False), **revision_option(revision))
 
 
 def model_facts(model_string: str) -> ModelFacts:
     """Layers, positions and vocabulary from the configuration alone; no weights are read."""
-    config = AutoConfig.from_pretrained(resolve_model_string(model_string, weights=False)).get_text_config(decoder=True)
+    name, revision = split_revision(model_string)
+    config = AutoConfig.from_pretrained(resolve_model_string(name, weights=False), **revision_option(revision))
+    config = config.get_text_config(decoder=True)
     return ModelFacts(config.num_hidden_layers, _max_positions(config), config.vocab_size)
 
 

@@ -18,7 +18,7 @@ SESSION_FACTS = {
     "versions": "versions",
     "commit": "commit",
     "host": "host",
-    "facts": "fingerprints",
+    "facts": "settled at the start",
 }
 """What a session event records and how the page calls it, in the order in which it is shown."""
 

@@ -8,13 +8,17 @@ from cmp.space.layers import ModelFacts
 from cmp.space.space import Space
 
 
-def checked_model_facts(space: Space) -> ModelFacts:
+def checked_model_facts(space: Space, model_string: str | None = None) -> ModelFacts:
     """Layers, positions and vocabulary of the space's model.
+
+    Args:
+        space: what would be searched.
+        model_string: its model, at a known commit; None is as the space says.
 
     Raises:
         UserError: the model is not there, or a layer or length that could be sampled does not suit it.
     """
-    facts = facts_of(space.fixed["model_string"])
+    facts = facts_of(model_string or space.fixed["model_string"])
     require(check_against_model(space, facts))
     return facts
 

@@ -2,14 +2,16 @@
 
 import hashlib
 import random
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
 from cmp.search.model_check import checked_model_facts
 from cmp.search.terminal.messages import say
+from cmp.space.settings import TrialSettings
 from cmp.space.space import Space
 
 if TYPE_CHECKING:
@@ -24,7 +26,8 @@ class Preparation:
     """What the trials will find ready.
 
     Args:
-        facts: fingerprints of what the settings only name; they must not change between sessions.
+        facts: what the settings only name: the model's commit or fingerprint, the data's fingerprint. They must not
+            change between sessions.
         data: counts of the data set.
     """
 
@@ -32,19 +35,40 @@ class Preparation:
     data: "DataSummary"
 
 
-def prepare(space: Space, console: Console) -> Preparation:
+def prepare(space: Space, console: Console, noted: Mapping[str, str]) -> Preparation:
     """Check the space against its model and tokenize its data, once, for all trials.
+
+    Args:
+        space: what will be searched.
+        console: where to say what the data hold.
+        noted: facts of earlier sessions. A hub model is taken at the commit that the search began with.
 
     Raises:
         UserError: the model or the data cannot be loaded, or a setting does not suit them.
     """
     from cmp.train.data import prepare_data
 
-    checked_model_facts(space)
-    settings = space.trial_settings(space.sample(random.Random(0)))
-    data = prepare_data(settings, space.window, progress=console.is_terminal)
+    settings = settled(space.trial_settings(space.sample(random.Random(0))), noted)
+    checked_model_facts(space, settings.model_string)
+    facts = {"model": model_fingerprint(settings.model_string)}
+    data = prepare_data(settled(settings, facts), space.window, progress=console.is_terminal)
     say(console, data_line(data))
-    return Preparation({"model": model_fingerprint(settings.model_string), "data": data.fingerprint}, data)
+    return Preparation(facts | {"data": data.fingerprint}, data)
+
+
+def settled(settings: TrialSettings, facts: Mapping[str, str]) -> TrialSettings:
+    """A trial's settings with nothing left that each process would find out for itself, perhaps differently.
+
+    Args:
+        settings: as the space says.
+        facts: of the search: the hub's commit in place of what its name stands for today, the precision in place of
+            "auto". Those that are not known leave the settings as they are.
+    """
+    from cmp.model.names import pinned
+
+    torch_dtype: Any = settings.torch_dtype if settings.torch_dtype != "auto" else facts.get("torch_dtype", "auto")
+    model_string = pinned(settings.model_string, facts.get("model"))
+    return replace(settings, model_string=model_string, torch_dtype=torch_dtype)
 
 
 def data_line(data: "DataSummary") -> str:
@@ -61,9 +85,10 @@ def data_line(data: "DataSummary") -> str:
 def model_fingerprint(model_string: str) -> str:
     """What the weights are, without loading them: the hub's commit, or a hash of the folder's files."""
     from cmp.model.backbone import resolve_model_string
+    from cmp.model.names import hub_commit
 
     folder = Path(resolve_model_string(model_string)).expanduser()
-    return _folder_fingerprint(folder) if folder.is_dir() else _hub_commit(model_string)
+    return _folder_fingerprint(folder) if folder.is_dir() else hub_commit(model_string) or "unknown"
 
 
 def _folder_fingerprint(folder: Path) -> str:
@@ -76,9 +101,3 @@ def _folder_fingerprint(folder: Path) -> str:
                 file.seek(max(0, path.stat().st_size - FINGERPRINT_BYTES))
                 digest.update(file.read())
     return digest.hexdigest()[:24]
-
-
-def _hub_commit(model_string: str) -> str:
-    from transformers import AutoConfig
-
-    return getattr(AutoConfig.from_pretrained(model_string), "_commit_hash", None) or "unknown"

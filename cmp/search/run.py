@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from cmp.results.folder import ResultsFolder
+from cmp.search.decide.identity import noted_facts
 from cmp.search.decide.ledger import Ledger, Suggested
 from cmp.search.engine.cluster import Cluster, RayLostError, connected, require_reachable, set_environment
 from cmp.search.engine.footprint import Plan, plan_search
-from cmp.search.preparation import Preparation, prepare
+from cmp.search.precision import precision_facts
+from cmp.search.preparation import Preparation, prepare, settled
 from cmp.search.terminal import messages
 from cmp.search.terminal.display import Display
 from cmp.search.terminal.signals import InterruptedEarlyError, Interruption
@@ -99,7 +101,7 @@ class _Search:
         set_environment()
         require_tracker(self.space)
         require_reachable(self.address)
-        preparation = prepare(self.space, self.console)
+        preparation = prepare(self.space, self.console, noted_facts(ledger.history))
         losses_in_a_row = 0
         while True:
             epochs_before = _epochs(ledger)
@@ -120,7 +122,9 @@ class _Search:
             interruption.install()
             plan = self._plan(cluster)
             if not ledger.begun:
-                ledger.begin(resources=_record(plan), facts=preparation.facts, data=preparation.data.counts)
+                noted, leaving = noted_facts(ledger.history), lambda: interruption.requested
+                facts = preparation.facts | precision_facts(self.space, noted, plan.footprint, leaving)
+                ledger.begin(resources=_record(plan), facts=facts, data=preparation.data.counts)
                 self._announce(cluster, plan)
             self._run_trials(ledger, plan, cluster, interruption)
 
@@ -157,7 +161,7 @@ class _Search:
                 ledger.interrupt(interruption.signal)
             cluster.require_alive()
 
-        jobs = _JobFactory(self.space, self.folder, plan)
+        jobs = _JobFactory(self.space, self.folder, plan, noted_facts(ledger.history))
         desk = Desk(ledger, jobs, on_step, interruption.overdue, display.say)
         with display, observers(self.space, self.folder, ledger, display.on_event) as callbacks:
             display.status("Starting the trials' processes ...")
@@ -193,6 +197,7 @@ class _JobFactory:
     space: Space
     folder: ResultsFolder
     plan: Plan
+    facts: dict[str, str]
 
     def __call__(self, suggested: Suggested) -> "TrialJob":
         from cmp.search.engine.job import TrialJob
@@ -201,7 +206,7 @@ class _JobFactory:
         return TrialJob(
             plan=TrialPlan(
                 number=suggested.number,
-                settings=suggested.trial_settings,
+                settings=settled(suggested.trial_settings, self.facts),
                 window=self.space.window,
                 folder=suggested.folder.absolute(),
             ),

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from filelock import FileLock
 
-from cmp.model.backbone import Backbone
+from cmp.model.backbone import Backbone, dtype_name
 from cmp.model.batch import Batch, TokenScores
 from cmp.results.recovered import recovered_fraction
 from cmp.space.settings import TrialSettings, Window
@@ -56,7 +56,7 @@ def bounds_key(
     """
     return {
         "backbone": backbone.identity.fingerprint,
-        "dtype": str(backbone.dtype).removeprefix("torch."),
+        "dtype": dtype_name(backbone.dtype),
         "data": data_fingerprint,
         "window": asdict(window),
         "cmp_len": settings.context_len,

@@ -11,13 +11,14 @@ import resource
 import sys
 import time
 import traceback
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 
-from cmp.model.backbone import Backbone
+from cmp.model.backbone import Backbone, dtype_name
 from cmp.model.compression import CompressionModel
 from cmp.model.saving import save_compressor
 from cmp.model.steps import LossStep
@@ -107,6 +108,9 @@ def prepare(plan: TrialPlan, session: Session, workers: Workers, state: TrialSta
     workers.agreed(lambda: _write_settings(plan, log) if workers.leads else None)
     _reset_peak_memory(session.device)
     backbone = workers.agreed(lambda: _warm_backbone(plan, session.device))
+    precision: Any = dtype_name(backbone.dtype)  # what "auto" has come to
+    settings = replace(settings, torch_dtype=precision)
+    plan = replace(plan, settings=settings)
     data = workers.agreed(lambda: _warm_data(plan, backbone))
     slices = validation_batches(len(data.validation), settings.val_batch_size, settings.max_val_loops)
     bounds = shared_bounds(

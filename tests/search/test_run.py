@@ -32,7 +32,7 @@ def search(ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> C
     def search(on_ray: OnRay) -> str:
         console = Console(record=True, width=200)
         session = run._Search(make_space(), ResultsFolder(tmp_path / "fake"), console, None)
-        monkeypatch.setattr(run, "prepare", lambda space, console: None)
+        monkeypatch.setattr(run, "prepare", lambda *_: None)
         monkeypatch.setattr(run._Search, "_search_on_ray", lambda self, ledger, stop, prepared: on_ray(ledger, stop))
         session._search(ledger, Interruption(lambda: None, lambda: ""))
         return console.export_text()

@@ -335,6 +335,25 @@ def test_a_float16_trial_survives_overflows_and_goes_on_bit_by_bit_after_an_inte
     assert f"{skipped} step(s) left out so far" in (unbroken.folder / "log.txt").read_text()
 
 
+def test_a_trial_that_goes_on_where_auto_is_another_precision_does_not_mix_the_two(
+    settings: TrialSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What "auto" came to was written nowhere, so a checkpoint in float32 went on in bfloat16."""
+    plan = plan_of(replace(settings, torch_dtype="auto", n_epochs=2), tmp_path)
+    assert run_trial(plan, Scripted(stop_at_poll=20)).status == "interrupted"
+    assert newest(plan)["owner"]["settings"]["torch_dtype"] == "float32"
+    assert json.loads((plan.folder / "best" / "config.json").read_text())["settings"]["torch_dtype"] == "float32"
+    monkeypatch.setattr("cmp.model.backbone.resolve_dtype", lambda *_: torch.bfloat16)
+    BACKBONES.clear()
+
+    session = LocalSession()
+    outcome = run_trial(plan, session)
+    BACKBONES.clear()
+
+    assert outcome.status == "finished" and [report.epoch for report in session.reports] == [1, 2]
+    assert "belongs to other torch_dtype; it is not used" in (plan.folder / "log.txt").read_text()
+
+
 def test_a_backbone_spread_over_devices_gives_the_same_numbers(
     unbroken: tuple[TrialPlan, list[EpochReport]], settings: TrialSettings, tmp_path: Path
 ) -> None:

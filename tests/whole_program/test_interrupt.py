@@ -1,5 +1,6 @@
 """Ctrl-C, a stopped driver, a second process, a search that is over: each as a user would meet it."""
 
+import json
 import os
 import signal
 import time
@@ -34,7 +35,15 @@ def test_a_search_that_is_interrupted_stopped_and_watched_goes_on_to_its_end(tmp
     ends = [end for _, _, end in trajectory(search.journal).values()]
     assert ends == [("finished", 3, None)] * 4
     assert "Going on: 0 trials finished, 0 stopped early, 2 unfinished; " in run.text()
+    _look_at_what_was_settled(search)
     _ask_again(search)
+
+
+def _look_at_what_was_settled(search: Search) -> None:
+    """`torch_dtype: auto` is decided once, noted by both sessions, and trials are told what it came to."""
+    assert [event["facts"]["torch_dtype"] for event in search.events("session")] == ["float32"] * 2
+    for name in ("trials/0003/settings.json", "best/config.json"):
+        assert json.loads((search.results / name).read_text())["settings"]["torch_dtype"] == "float32"
 
 
 def _interrupt(search: Search) -> None:

@@ -67,15 +67,21 @@ def refuse_another_search(folder: ResultsFolder, history: History, space: Space)
     _refuse(folder, space.differences(before))
 
 
+def noted_facts(history: History) -> dict[str, str]:
+    """What the sessions noted of things that the settings only name, each as it was noted first."""
+    noted: dict[str, str] = {}
+    for session in history.sessions:
+        noted = {**session.event["facts"], **noted}
+    return noted
+
+
 def refuse_other_facts(folder: ResultsFolder, history: History, facts: Mapping[str, str]) -> None:
     """Compare fingerprints with the first ones noted, once there are trials.
 
     Raises:
         SpaceError: a fact differs; every difference is listed.
     """
-    before: dict[str, str] = {}
-    for session in history.sessions:
-        before = {**session.event["facts"], **before}
+    before = noted_facts(history)
     changed = [name for name, value in facts.items() if before.get(name, value) != value]
     if history.trials:
         _refuse(folder, [f"{name}: {facts[name]} now, {before[name]} before" for name in changed])

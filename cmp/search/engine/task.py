@@ -1,4 +1,4 @@
-"""Work for one worker of a trial's size, outside any trial: what a search does when its last trial has ended."""
+"""Work for one worker of a trial's size, outside any trial: what a search does before its first and after its last."""
 
 import time
 from collections.abc import Callable
@@ -18,8 +18,8 @@ class TaskError(Exception):
 
 
 def run_task(
-    work: Callable[[str], None], footprint: Footprint, *, must_leave: Callable[[], bool], timeout_seconds: float
-) -> bool:
+    work: Callable[[str], Any], footprint: Footprint, *, must_leave: Callable[[], bool], timeout_seconds: float
+) -> Any:
     """Run `work(device)` where a trial could run, and wait for it.
 
     Args:
@@ -29,7 +29,7 @@ def run_task(
         timeout_seconds: the task is ended after this time.
 
     Returns:
-        False when it was ended before it was done.
+        What it returned; None when it was ended before it was done.
 
     Raises:
         TaskError: it failed.
@@ -40,17 +40,16 @@ def run_task(
     while not ray.wait([task], timeout=LOOK_EVERY_SECONDS)[0]:
         if must_leave() or time.monotonic() > end:
             ray.cancel(task, force=True)
-            return False
+            return None
     try:
-        ray.get(task)
+        return ray.get(task)
     except ray.exceptions.RayError as error:
         raise TaskError(str(error).strip().splitlines()[-1]) from error
-    return True
 
 
-def _run(work: Any, directory: Path, footprint: Footprint) -> None:
+def _run(work: Any, directory: Path, footprint: Footprint) -> Any:
     import torch
 
     enter(directory)
     torch.set_num_threads(max(1, int(footprint.cpus_per_worker)))
-    work("cuda" if footprint.gpus_per_worker else "cpu")
+    return work("cuda" if footprint.gpus_per_worker else "cpu")
