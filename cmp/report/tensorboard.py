@@ -1,11 +1,13 @@
 """TensorBoard's view of a search: scalars of every report, and settings with their result in the HPARAMS tab.
 
-`search` calls `TensorBoardWriter.update` after each event of the ledger. One run per trial under
-`<results>/tensorboard/`; a view of the journal like the tables, written anew by each process, so that a resumed search
-shows no report twice. Needs tensorboardX, which `ray[tune]` brings; the module imports without it.
+`search` calls `TensorBoardWriter.update` now and then. One run per trial under `<results>/tensorboard/`; a view of the
+journal like the tables. A process writes the runs of open trials anew, so that a resumed search shows no report twice,
+and leaves those of ended ones alone where they are whole. Needs tensorboardX, which `ray[tune]` brings; the module
+imports without it.
 """
 
 import importlib.util
+import time
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,10 @@ SCALARS = (
 )
 RESULTS = ("best/val_loss", "best/recovered", "best/compression_ratio")
 """What the HPARAMS tab shows beside the settings: of the best epoch so far."""
+
+
+_MARK = "whole"
+"""Beside the event file of a trial that has ended: what it holds."""
 
 
 def is_available() -> bool:
@@ -63,6 +69,9 @@ class TensorBoardWriter:
         for number, record in history.trials.items():
             if number in self._closed or not (record.reports or record.has_ended):
                 continue
+            if number not in self._runs and _is_whole(self._folder(record), record):
+                self._closed.add(number)
+                continue
             run = self._runs.get(number) or self._open(record)
             run.write(record)
             if record.has_ended:
@@ -73,14 +82,17 @@ class TensorBoardWriter:
     def close(self) -> None:
         """Close the files of trials that have not ended."""
         for run in self._runs.values():
-            run.writer.close()
+            run.leave()
         self._runs.clear()
 
     def _open(self, record: TrialRecord) -> "_Run":
         settings = {k: str(v) if k in self._texts else v for k, v in record.settings.items()}
-        run = _Run(self._root / f"trial-{record.number:04d}", settings)
+        run = _Run(self._folder(record), settings)
         self._runs[record.number] = run
         return run
+
+    def _folder(self, record: TrialRecord) -> Path:
+        return self._root / f"trial-{record.number:04d}"
 
 
 def _mixed_choices(space: Space) -> set[str]:
@@ -95,46 +107,71 @@ def _kind(value: Any) -> str:
     return "number" if isinstance(value, int | float) else "text"
 
 
+def _is_whole(folder: Path, record: TrialRecord) -> bool:
+    """True when an earlier process wrote all that there is of a trial that has ended."""
+    try:
+        return record.has_ended and (folder / _MARK).read_text() == _mark(record)
+    except OSError:
+        return False
+
+
+def _mark(record: TrialRecord) -> str:
+    return f"{record.status} after {len(record.reports)} reports\n"
+
+
 class _Run:
-    """The event file of one trial."""
+    """The event file of one trial. A report is one event with all its scalars: a tenth of the time of one for each."""
 
     def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
-        from tensorboardX import SummaryWriter
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.proto.summary_pb2 import Summary
         from tensorboardX.summary import hparams
 
-        for old in folder.glob("events.out.tfevents.*"):
-            old.unlink()
-        self.writer = SummaryWriter(str(folder))
+        folder.mkdir(parents=True, exist_ok=True)
+        for old in (*folder.glob("events.out.tfevents.*"), folder / _MARK):
+            old.unlink(missing_ok=True)
+        self._folder = folder
+        self._event, self._summary = Event, Summary
+        self._file = EventsWriter(str(folder / "events"))
         known = {name: value for name, value in settings.items() if value is not None}
         experiment, start, self._end = hparams(known, dict.fromkeys(RESULTS, 0.0))
-        self.writer.file_writer.add_summary(experiment)
-        self.writer.file_writer.add_summary(start)
+        self._add(experiment)
+        self._add(start)
         self._written = 0
         self._best: dict[str, Any] | None = None
 
     def write(self, record: TrialRecord) -> None:
         """The reports after the last one written."""
         new = list(zip(record.report_times, record.reports, strict=True))[self._written :]
-        for time, report in new:
-            self._scalars({name: report.get(name) for name in SCALARS}, report, time)
+        for moment, report in new:
             better = is_finite(report.get("val_loss")) and (
                 self._best is None or report["val_loss"] < self._best["val_loss"]
             )
             self._best = report if better else self._best
+            scalars = {name: report.get(name) for name in SCALARS}
             if self._best is not None:
-                best = {name: self._best.get(name.removeprefix("best/")) for name in RESULTS}
-                self._scalars(best, report, time)
+                scalars |= {name: self._best.get(name.removeprefix("best/")) for name in RESULTS}
+            self._add(self._summary_of(scalars), int(report.get("loops") or report["epoch"]), moment)
         self._written += len(new)
         if new:
-            self.writer.flush()
+            self._file.flush()
 
     def close(self, record: TrialRecord) -> None:
-        """Mark the run as ended well, unless it failed, and close its file."""
+        """Mark the run as ended well, unless it failed, close its file and note that it is whole."""
         if record.status != "failed":
-            self.writer.file_writer.add_summary(self._end)
-        self.writer.close()
+            self._add(self._end)
+        self.leave()
+        (self._folder / _MARK).write_text(_mark(record))
 
-    def _scalars(self, values: dict[str, Any], report: dict[str, Any], time: float) -> None:
-        for name, value in values.items():
-            if is_finite(value):
-                self.writer.add_scalar(name, value, int(report.get("loops") or report["epoch"]), walltime=time)
+    def leave(self) -> None:
+        """Close the file; another process will write it anew."""
+        self._file.close()
+
+    def _summary_of(self, scalars: dict[str, Any]) -> Any:
+        known = {name: value for name, value in scalars.items() if is_finite(value)}
+        return self._summary(value=[self._summary.Value(tag=tag, simple_value=value) for tag, value in known.items()])
+
+    def _add(self, summary: Any, step: int = 0, moment: float | None = None) -> None:
+        event = self._event(summary=summary, step=step, wall_time=time.time() if moment is None else moment)
+        self._file.write_event(event)

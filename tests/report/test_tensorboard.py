@@ -102,3 +102,23 @@ def test_the_module_imports_without_tensorboardx() -> None:
     )
 
     assert printed.stdout.split() == ["False", "False"]
+
+
+def test_a_trial_that_ended_is_written_once_however_often_the_search_resumes(results: Callable[[str], Path]) -> None:
+    folder = results("typical")
+    history = History.from_events(read_events(folder / "journal.jsonl"))
+    for _ in range(2):
+        writer = TensorBoardWriter(folder)
+        writer.update(history)
+        writer.close()
+        written = {path: path.stat().st_mtime_ns for path in folder.glob("tensorboard/*/events*")}
+        assert len(written) == len(history.trials)
+    again = TensorBoardWriter(folder)
+    again.update(history)
+    assert {path: path.stat().st_mtime_ns for path in folder.glob("tensorboard/*/events*")} == written
+
+    (folder / "tensorboard" / "trial-0000" / "whole").write_text("finished after 1 reports\n")
+    TensorBoardWriter(folder).update(history)
+    assert [s.step for s in read(folder, 0).Scalars("val_loss")] == [
+        loops for loops, _ in journalled(folder, 0, "val_loss")
+    ]
