@@ -9,11 +9,16 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from cmp.report import text
-from cmp.report.numbers import assign_slots, pareto_front, shown_range
-from cmp.report.view import OUTCOMES, SearchView, TrialView
+from cmp.report.numbers import assign_slots, pareto_front, shown_range, thinned
+from cmp.report.view import MOST_DRAWN, OUTCOMES, SearchView, TrialView
 
 Figure = dict[str, Any]
 Variants = dict[str, Figure]
+
+MOST_CURVE_POINTS = 30_000
+"""Points of all learning curves that are drawn, at most."""
+MOST_DOTS = 5_000
+"""Reports that are drawn as dots over time, at most; the best so far is drawn from all."""
 
 GROUP_NAMES = {"finished": "finished", "stopped": "stopped early", "running": "unfinished", "failed": "failed"}
 COLOURS = {"finished": "@accent", "stopped": "@soft", "running": "@live", "failed": "@bad"}
@@ -28,6 +33,12 @@ def hover(trial: TrialView) -> str:
         lines.append(f"val_loss {text.loss(trial.loss)} · recovered {recovered} · epoch {trial.best['epoch']}")
     lines += [f"{text.escape(k)}  {text.escape(text.setting(v))}" for k, v in trial.record.settings.items()]
     return "<br>".join(lines)
+
+
+def trials_in(plots: Iterable[Variants]) -> set[int]:
+    """Numbers of the trials that some plot has a text for."""
+    traces = (trace for variants in plots for figure in variants.values() for trace in figure["data"])
+    return {number for trace in traces if trace.get("hovertext") == "trial" for number in trace["customdata"]}
 
 
 def markers(group: str, trials: Sequence[TrialView], x: Iterable[Any], y: Iterable[Any]) -> Figure:
@@ -79,11 +90,11 @@ def bounds(view: SearchView) -> tuple[list[float], list[Figure], list[Figure]]:
     values: list[float] = []
     shapes: list[Figure] = []
     notes: list[Figure] = []
-    for key, name, below in (("no_context_loss", "no context", False), ("full_context_loss", "full context", True)):
-        found = {round(float(t.best[key]), 4) for t in view.scored if t.best and t.best.get(key) is not None}
+    kinds = ((view.no_context_losses, "no context", False), (view.full_context_losses, "full context", True))
+    for found, name, below in kinds:
         values += found
         label = f"{name} {'–'.join(text.loss(v) for v in sorted({min(found), max(found)}))}" if found else ""
-        for y in sorted(found):
+        for y in found:
             shape, note = level(y, label if y == (min(found) if below else max(found)) else None, below=below)
             shapes.append(shape)
             notes += note
@@ -128,8 +139,9 @@ def _tradeoff(
     costs = [_cost(view, against, t) for t in shown]
     qualities = [float(quality(t) or 0.0) for t in shown]
     data = [_front(shown, costs, qualities, cheaper=1 if against == "vectors" else -1, lower=lower_is_better)]
+    drawn = {t.number for t in view.drawn}
     for group in OUTCOMES:
-        chosen = [i for i, t in enumerate(shown) if t.group == group]
+        chosen = [i for i, t in enumerate(shown) if t.group == group and t.number in drawn]
         if chosen:
             points = [shown[i] for i in chosen]
             data.append(markers(group, points, (costs[i] for i in chosen), (qualities[i] for i in chosen)))
@@ -194,8 +206,9 @@ def curves(view: SearchView) -> Variants:
     """val_loss after each epoch of every trial, both bounds, rungs, and where the scheduler stopped trials."""
     values, shapes, notes = bounds(view)
     crowded = len(view.scored) > 60
-    data = [_curve_group(view, group, crowded) for group in ("failed", "stopped", "running", "finished")]
-    stops = [t for t in view.trials if t.record.status == "stopped" and t.points]
+    drawn = _within(view.drawn, MOST_CURVE_POINTS)
+    data = [_curve_group(view, drawn, group, crowded) for group in ("failed", "stopped", "running", "finished")]
+    stops = [t for t in drawn if t.record.status == "stopped"]
     if stops:
         last = [t.points[-1][1] for t in stops]
         trace = markers("stopped", stops, [r["epoch"] for r in last], [r["val_loss"] for r in last])
@@ -217,8 +230,15 @@ def curves(view: SearchView) -> Variants:
     return {"val_loss": {"data": [trace for trace in data if trace["x"]], "layout": layout}}
 
 
-def _curve_group(view: SearchView, group: str, crowded: bool) -> Figure:
-    trials = [t for t in view.scored if t.group == group and t is not view.best]
+def _within(trials: Sequence[TrialView], most_points: int) -> list[TrialView]:
+    """Evenly spaced trials, in their order, whose curves have about so many points together."""
+    points = sum(len(t.points) for t in trials)
+    most = len(trials) if points <= most_points else max(1, len(trials) * most_points // points)
+    return [trials[index] for index in thinned(len(trials), most)]
+
+
+def _curve_group(view: SearchView, drawn: Sequence[TrialView], group: str, crowded: bool) -> Figure:
+    trials = [t for t in drawn if t.group == group and t is not view.best]
     return _curve(view, trials, GROUP_NAMES[group], COLOURS[group], 1.0 if crowded else 1.6, 0.35 if crowded else 0.8)
 
 
@@ -274,16 +294,15 @@ def best_over_time(view: SearchView) -> Variants:
     reports = sorted((time, r["val_loss"], t.number) for t in trials for time, r in t.points)
     x = [view.clock.at(time) / scale for time, _, _ in reports]
     y = [value for _, value, _ in reports]
-    lowest: list[float] = []
-    for value in y:
-        lowest.append(min(value, lowest[-1]) if lowest else value)
+    steps = _falls(y)
+    some = thinned(len(reports), MOST_DOTS)
     dots = {
         "type": "scatter",
         "mode": "markers",
         "name": "every report",
-        "x": x,
-        "y": y,
-        "customdata": [number for _, _, number in reports],
+        "x": [x[i] for i in some],
+        "y": [y[i] for i in some],
+        "customdata": [reports[i][2] for i in some],
         "hovertemplate": "trial %{customdata} · val_loss %{y:.3f}<extra></extra>",
         "marker": {"size": 4, "color": "@soft"},
     }
@@ -292,8 +311,8 @@ def best_over_time(view: SearchView) -> Variants:
         "type": "scatter",
         "mode": "lines",
         "name": "best so far",
-        "x": [*x, end],
-        "y": [*lowest, lowest[-1]] if lowest else [],
+        "x": [*(x[i] for i in steps), end],
+        "y": [y[i] for i in [*steps, *steps[-1:]]],
         "line": {"shape": "hv", "color": "@best", "width": 2.5},
         "hovertemplate": "best so far %{y:.3f}<extra></extra>",
     }
@@ -306,10 +325,23 @@ def best_over_time(view: SearchView) -> Variants:
     return {"val_loss": {"data": [dots, stairs], "layout": layout}}
 
 
+def _falls(values: Sequence[float]) -> list[int]:
+    """Where a value is lower than all before it."""
+    lowest, found = float("inf"), []
+    for index, value in enumerate(values):
+        if value < lowest:
+            lowest = value
+            found.append(index)
+    return found
+
+
 def timeline(view: SearchView) -> tuple[Variants, int]:
     """When each trial ran on which slot, over search time; and the number of slots."""
     scale, unit = time_unit(view.history.seconds)
-    bars = [(t, a) for t in view.trials for a in t.record.attempts]
+    attempts = sorted(
+        ((a.started, t.number, t, a) for t in view.trials for a in t.record.attempts), key=lambda x: x[:2]
+    )
+    bars = [(t, a) for *_, t, a in attempts[-MOST_DRAWN:]]
     spans = [(view.clock.at(a.started), view.clock.at(_end(view, t, a.last_seen))) for t, a in bars]
     slots = assign_slots(spans)
     data = []
@@ -318,11 +350,12 @@ def timeline(view: SearchView) -> tuple[Variants, int]:
         if chosen:
             data.append(_bars(view, group, [(bars[i][0], spans[i], slots[i]) for i in chosen], scale))
     n_slots = max(slots, default=0) + 1
+    begin = spans[0][0] / scale if len(bars) < len(attempts) else 0
     layout = {
         "barmode": "overlay",
         "uniformtext": {"mode": "hide", "minsize": 9},
         "bargap": 0.25,
-        "xaxis": {"title": {"text": f"{unit} of search"}, "range": [0, view.history.seconds / scale * 1.01 or 1]},
+        "xaxis": {"title": {"text": f"{unit} of search"}, "range": [begin, view.history.seconds / scale * 1.01 or 1]},
         "yaxis": {
             "tickvals": list(range(n_slots)),
             "ticktext": [f"slot {s + 1}" for s in range(n_slots)],

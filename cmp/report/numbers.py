@@ -1,6 +1,6 @@
 """Pure arithmetic behind the plots: Pareto fronts, importances, slots, ranges. Numbers in, numbers out."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,8 +62,8 @@ def importances(
     for setting, (kind, values) in columns.items():
         if len({str(v) for v in values}) < 2:
             continue
-        predictor = _choice_predictor(values) if kind == "choice" else _curve_predictor(values, log=kind == "log")
-        scores = _predicted_share(predictor, shuffled)
+        predict = _by_choice(values) if kind == "choice" else _by_curve(values, log=kind == "log")
+        scores = _predicted_share(predict, shuffled)
         found.append(Importance(setting, max(0.0, float(scores[0])), max(0.0, float(np.quantile(scores[1:], 0.95)))))
     return sorted(found, key=lambda i: -i.score)
 
@@ -76,41 +76,67 @@ def _ranks(values: np.ndarray) -> np.ndarray:
     return result
 
 
-def _mean_of_others(n: int) -> np.ndarray:
-    """(n, n) matrix that predicts each value by the mean of the others."""
-    result: np.ndarray = (np.ones((n, n)) - np.eye(n)) / (n - 1)
+Predictor = Callable[[np.ndarray], np.ndarray]
+"""(n, k) outcomes -> (n, k) predictions of each from the other rows; linear in time and memory."""
+
+
+def _mean_of_others(outcomes: np.ndarray) -> np.ndarray:
+    """Predicts each value by the mean of the others."""
+    result: np.ndarray = (outcomes.sum(axis=0) - outcomes) / (len(outcomes) - 1)
     return result
 
 
-def _choice_predictor(values: Sequence[Any]) -> np.ndarray:
-    """(n, n) leave-one-out prediction by the others with the same value; by all others where there is none."""
+def _by_choice(values: Sequence[Any]) -> Predictor:
+    """Leave-one-out prediction by the others with the same value; by all others where there is none."""
     labels = np.unique(np.asarray([str(v) for v in values]), return_inverse=True)[1]
-    same = (labels[:, None] == labels[None, :]).astype(float) - np.eye(len(labels))
-    counts = same.sum(axis=1, keepdims=True)
-    result: np.ndarray = np.where(counts > 0, same / np.maximum(counts, 1), _mean_of_others(len(labels)))
-    return result
+    others = (np.bincount(labels)[labels] - 1)[:, None]
+
+    def predict(outcomes: np.ndarray) -> np.ndarray:
+        sums = np.zeros((labels.max() + 1, outcomes.shape[1]))
+        np.add.at(sums, labels, outcomes)
+        of_kind = (sums[labels] - outcomes) / np.maximum(others, 1)
+        return np.where(others > 0, of_kind, _mean_of_others(outcomes))
+
+    return predict
 
 
-def _curve_predictor(values: Sequence[float], *, log: bool) -> np.ndarray:
-    """(n, n) leave-one-out prediction by a parabola in the value (a line where there are only two values)."""
+def _by_curve(values: Sequence[float], *, log: bool) -> Predictor:
+    """Leave-one-out prediction by a parabola in the value (a line where there are only two values)."""
     x = np.asarray(values, dtype=float)
     x = np.log(x) if log and bool((x > 0).all()) else x
     x = (x - x.mean()) / (x.std() or 1.0)
     design = np.stack([x**power for power in range(min(3, len(np.unique(x))))], axis=1)
-    hat = design @ np.linalg.pinv(design)
-    leverage = np.diag(hat)[:, None]
-    safe = np.maximum(1.0 - leverage, 1e-9)
-    fitted = (hat - np.diag(np.diag(hat))) / safe
-    result: np.ndarray = np.where(leverage < 0.999, fitted, _mean_of_others(len(x)))
-    return result
+    inverse = np.linalg.pinv(design)
+    leverage = (design * inverse.T).sum(axis=1)[:, None]
+
+    def predict(outcomes: np.ndarray) -> np.ndarray:
+        # What a fit without a trial is off by there is its residual in the fit with it, enlarged by its leverage.
+        residuals = outcomes - design @ (inverse @ outcomes)
+        fitted = outcomes - residuals / np.maximum(1.0 - leverage, 1e-9)
+        return np.where(leverage < 0.999, fitted, _mean_of_others(outcomes))
+
+    return predict
 
 
-def _predicted_share(predictor: np.ndarray, outcomes: np.ndarray) -> np.ndarray:
+def _predicted_share(predict: Predictor, outcomes: np.ndarray) -> np.ndarray:
     """1 − PRESS/PRESS0 of each column of `outcomes`."""
-    base = ((outcomes - _mean_of_others(len(outcomes)) @ outcomes) ** 2).sum(axis=0)
-    press = ((outcomes - predictor @ outcomes) ** 2).sum(axis=0)
+    base = ((outcomes - _mean_of_others(outcomes)) ** 2).sum(axis=0)
+    press = ((outcomes - predict(outcomes)) ** 2).sum(axis=0)
     result: np.ndarray = 1.0 - press / np.maximum(base, 1e-12)
     return result
+
+
+def thinned(length: int, most: int, *, always: int = 0) -> list[int]:
+    """At most `most` of the indices below `length`: the first `always`, then evenly spaced ones up to the last."""
+    if length <= most:
+        return list(range(length))
+    spread = np.linspace(always, length - 1, most - always)
+    return [*range(always), *(int(index) for index in spread)]
+
+
+def shortened(values: Sequence[Any], digits: int = 6) -> list[Any]:
+    """Floats with so many significant digits: what a plot can show, in half the bytes."""
+    return [float(f"{value:.{digits}g}") if isinstance(value, float) else value for value in values]
 
 
 def assign_slots(spans: Sequence[tuple[float, float]]) -> list[int]:

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from cmp.report import answer, example_cards, figures, method, sections, setting_figures, trials_table
-from cmp.report.figures import Variants
+from cmp.report.figures import Figure, Variants
+from cmp.report.numbers import shortened
 from cmp.report.text import Markup, escape
 from cmp.report.view import SearchView, build
 from cmp.results.examples import ExampleSet, load_examples
 from cmp.results.folder import ResultsFolder
 from cmp.results.history import History
-from cmp.results.journal import read_events
+from cmp.results.journal import each_event
 from cmp.results.space_file import read_space_file
 from cmp.space.space import Space
 from cmp.store import replacing
@@ -35,11 +36,12 @@ The file of the npm package plotly.js-basic-dist-min as it is (MIT, plotly.LICEN
 """
 
 
-def write_page(folder: Path) -> Path:
+def write_page(folder: Path, history: History | None = None) -> Path:
     """Build report.html of a results folder from its journal, replacing the old one in one step.
 
     Args:
         folder: a results folder; one without a journal yet gives a page that says so.
+        history: what the journal says, where the caller has it.
 
     Returns:
         The path of the page.
@@ -50,7 +52,7 @@ def write_page(folder: Path) -> Path:
     """
     results = ResultsFolder(Path(folder))
     plain_space = read_space_file(results.space)
-    history = History.from_events(read_events(results.journal))
+    history = history or History.from_events(each_event(results.journal))
     view = build(history, Space.from_dict(plain_space, results.space))
     page = render(view, plain_space, load_examples(results.best / "examples.json"), results)
     with replacing(results.report) as temporary, temporary.open("w", encoding="utf-8", errors="replace") as file:
@@ -64,13 +66,14 @@ def render(
     """The page's HTML in pieces, to be written one after the other."""
     plots: dict[str, Variants] = {}
     body = _body(view, plain_space, examples, results, plots)
+    shown = figures.trials_in(plots.values())
     title = f"{view.name} · {answer.BADGES[view.state]}"
     running = view.state == "running"
     refresh = f'<noscript><meta http-equiv="refresh" content="{RELOAD_SECONDS}"></noscript>' if running else ""
     facts = {
         "reload": RELOAD_SECONDS if running else None,
-        "plots": plots,
-        "trials": {t.number: figures.hover(t) for t in view.trials},
+        "plots": {key: {name: _lighter(figure) for name, figure in plot.items()} for key, plot in plots.items()},
+        "trials": {t.number: figures.hover(t) for t in view.trials if t.number in shown},
     }
     head = f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>
@@ -148,6 +151,13 @@ def _plotted(view: SearchView, plots: dict[str, Variants]) -> list[tuple[str, st
         ("settings", "What mattered", sections.importance(view, found)),
         ("course", "The search over time", sections.course(view, n_slots)),
     ]
+
+
+def _lighter(figure: Figure) -> Figure:
+    """The same figure with no more digits than a plot can show."""
+    axes = ("x", "y", "base")
+    data = [trace | {axis: shortened(trace[axis]) for axis in axes if axis in trace} for trace in figure["data"]]
+    return {**figure, "data": data}
 
 
 def _json_for_html(value: Any) -> str:

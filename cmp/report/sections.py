@@ -4,7 +4,7 @@ from cmp.report import text
 from cmp.report.figures import best_per_vectors
 from cmp.report.numbers import MIN_TRIALS, Importance
 from cmp.report.text import Markup, escape
-from cmp.report.view import SearchView, TrialView
+from cmp.report.view import MOST_DRAWN, SearchView, TrialView
 from cmp.results.agreement import TRUSTED, is_trusted
 
 
@@ -25,7 +25,10 @@ def tradeoff(view: SearchView) -> Markup:
     rows = "".join(_front_row(view, trial, on_front) for trial, on_front in best_per_vectors(view))
     head = "<th>vectors</th><th>ratio</th><th>val_loss</th><th>recovered</th><th>trial</th>"
     head += "".join(f"<th>{escape(name)}</th>" for name in view.domains if name != "n_cmps")
-    return f"""<p>Each point is a trial. The line is the Pareto front: nothing better was found at that cost. The
+    some = ""
+    if len(view.drawn) < len(view.scored):
+        some = f" (drawn are the best {text.count(MOST_DRAWN // 2)} of {text.count(len(view.scored))} and some others)"
+    return f"""<p>Each point is a trial{some}. The line is the Pareto front: nothing better was found at that cost. The
 search minimises val_loss alone; which point is worth its price is for the reader to say.</p>{switch}
 <div class="pair">{plot("tradeoff-vectors", 360, label="quality against number of vectors")}
 {plot("tradeoff-ratio", 360, label="quality against compression ratio")}</div>
@@ -118,6 +121,8 @@ def _slices(view: SearchView) -> Markup:
 
 def course(view: SearchView, n_slots: int) -> Markup:
     """Best value over time and the timeline."""
+    attempts = sum(len(t.record.attempts) for t in view.trials)
+    last = f", of the last {text.count(MOST_DRAWN)}" if attempts > MOST_DRAWN else ""
     return f"""<h3>Best so far</h3>{plot("best-over-time", 320, label="best val_loss over time")}
-<h3>Who ran when</h3><p>One bar per trial and attempt; gaps are time in which a slot did nothing.</p>
+<h3>Who ran when</h3><p>One bar per trial and attempt{last}; gaps are time in which a slot did nothing.</p>
 {plot("timeline", 110 + 30 * min(n_slots, 24), label="trials on slots over time")}"""

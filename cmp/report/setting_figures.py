@@ -63,7 +63,7 @@ def importance_bars(found: Sequence[Importance]) -> Variants:
 def slice_plot(view: SearchView, setting: str) -> Variants:
     """val_loss of every trial against one setting."""
     domain = view.domains[setting]
-    shown = [t for t in view.scored if view.of(t, setting) is not None]
+    shown = [t for t in view.drawn if view.of(t, setting) is not None]
     data = []
     for group in OUTCOMES:
         trials = [t for t in shown if t.group == group]
@@ -139,7 +139,7 @@ def parallel(view: SearchView) -> Variants:
     Lines of a scatter plot over axes of length 1, so that a dragged box keeps the lines that pass it (page.js does so
     where `layout.dragmode` is `select`) without the WebGL and the megabytes of plotly's own parallel coordinates.
     """
-    trials = [t for t in reversed(view.scored) if all(view.of(t, name) is not None for name in view.domains)]
+    trials = [t for t in reversed(view.drawn) if all(view.of(t, name) is not None for name in view.domains)]
     losses = [t.loss for t in trials]
     axes = {name: _coordinate(view, name, domain, trials) for name, domain in view.domains.items()}
     low, high = min(losses, default=0.0), max(losses, default=0.0)

@@ -4,8 +4,9 @@ from typing import Any
 
 from cmp.report import text
 from cmp.report.answer import log_link
+from cmp.report.figures import best_per_vectors
 from cmp.report.text import Markup, escape
-from cmp.report.view import SearchView, TrialView, scale
+from cmp.report.view import MOST_LISTED, SearchView, TrialView, scale
 
 
 def trials_table(view: SearchView) -> Markup:
@@ -16,12 +17,21 @@ def trials_table(view: SearchView) -> Markup:
     head = "".join(
         f'<th class="{kind}" aria-sort="none"><button>{escape(name)}</button></th>' for name, kind in columns
     )
-    rows = "".join(_trial_row(view, trial) for trial in view.ranked)
+    listed = _listed(view)
+    rows = "".join(_trial_row(view, trial) for trial in listed)
     hint = "Click a heading to sort. " if len(view.trials) > 1 else ""
+    if len(listed) < len(view.trials):
+        hint += f"The best {text.count(len(listed))} of {text.count(len(view.trials))} trials; trials.csv has all. "
     return f"""<div class="tools"><p>{hint}val_loss is each trial's best epoch.</p>
 <input type="search" id="filter" placeholder="filter, e.g. failed" aria-label="filter trials"></div>
 <div class="scroll tall"><table id="trials"><thead><tr>{head}<th>log</th></tr></thead>
 <tbody>{rows}</tbody></table></div>"""
+
+
+def _listed(view: SearchView) -> list[TrialView]:
+    """The best ones, and those that the table of the trade-off leads to."""
+    linked = {trial.number for trial, _ in best_per_vectors(view)}
+    return [t for place, t in enumerate(view.ranked) if place < MOST_LISTED or t.number in linked]
 
 
 def _trial_row(view: SearchView, trial: TrialView) -> Markup:

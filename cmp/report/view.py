@@ -12,12 +12,18 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from cmp.report.numbers import thinned
 from cmp.results.agreement import order_agreement
 from cmp.results.history import History, TrialRecord, is_finite
 from cmp.space.domains import Choice, Domain, LogInt, LogUniform
 from cmp.space.space import Space
 
 OUTCOMES = ("finished", "stopped", "running", "failed")
+
+MOST_DRAWN = 2_000
+"""So many trials are drawn in a plot at most: the better half of them all, and evenly spaced ones of the others."""
+MOST_LISTED = 1_000
+"""So many rows the table of trials has at most; trials.csv has them all."""
 
 
 def scale(domain: Domain) -> str:
@@ -52,7 +58,7 @@ class TrialView:
         """The report with the lowest val_loss, or None before the first."""
         return self.record.best_report
 
-    @property
+    @cached_property
     def loss(self) -> float:
         """Its best val_loss; infinite before the first report."""
         return float(self.best["val_loss"]) if self.best else float("inf")
@@ -72,7 +78,7 @@ class TrialView:
         """Whether it ended by a failure of its own."""
         return self.record.status == "failed"
 
-    @property
+    @cached_property
     def group(self) -> str:
         """One of `OUTCOMES`: the four kinds that plots tell apart."""
         return self.record.status if self.record.status in OUTCOMES else "running"
@@ -149,10 +155,28 @@ class SearchView:
         return [views[record.number] for record in self.history.ranked()]
 
     @cached_property
+    def drawn(self) -> list[TrialView]:
+        """Of `scored` those that plots show."""
+        return [self.scored[index] for index in thinned(len(self.scored), MOST_DRAWN, always=MOST_DRAWN // 2)]
+
+    @cached_property
+    def no_context_losses(self) -> list[float]:
+        """The distinct ones, ascending."""
+        return self._distinct("no_context_loss")
+
+    @cached_property
+    def full_context_losses(self) -> list[float]:
+        """Likewise; several where `cmp_len` is searched."""
+        return self._distinct("full_context_loss")
+
+    def _distinct(self, bound: str) -> list[float]:
+        found = {t.best.get(bound) for t in self.scored if t.best}
+        return sorted({round(float(value), 4) for value in found if value is not None})
+
+    @cached_property
     def best(self) -> TrialView | None:
         """The trial with the lowest val_loss, failed ones left out."""
-        record = self.history.best()
-        return None if record is None else next(t for t in self.trials if t.number == record.number)
+        return self.ranked[0] if self.history.best() is not None else None
 
     def count(self, group: str) -> int:
         """How many trials belong to one of `OUTCOMES`."""
@@ -163,7 +187,7 @@ class SearchView:
         """What the spared loops would have taken, each at its own trial's pace; time on slots, not wall time."""
         return sum(t.saved_loops * t.record.seconds / t.loops for t in self.trials if t.loops)
 
-    @property
+    @cached_property
     def agreements(self) -> dict[tuple[int, int], float]:
         """By (rung, next rung or last epoch): how well the order at one foretells the other, where enough is known."""
         epochs = [*self.space.rungs, self.space.max_epochs]

@@ -91,7 +91,7 @@ def test_the_plots_hold_the_points_of_the_journal(browser: "Chrome", pages: Call
     circles = browser.execute_script("return document.querySelectorAll('#tradeoff-vectors .points path').length")
 
     reported = [e for e in journal(folder) if e["event"] == "reported"]
-    assert shown == {(e["trial"], e["epoch"], e["metrics"]["val_loss"]) for e in reported}
+    assert shown == {(e["trial"], e["epoch"], float(f"{e['metrics']['val_loss']:.6g}")) for e in reported}
     assert circles == len({e["trial"] for e in reported}) + 1, "one mark per trial, and the ring around the best"
 
 

@@ -3,7 +3,7 @@ import random
 
 import pytest
 
-from cmp.report.numbers import MIN_TRIALS, assign_slots, importances, pareto_front, shown_range
+from cmp.report.numbers import MIN_TRIALS, assign_slots, importances, pareto_front, shown_range, thinned
 
 
 def test_the_front_keeps_what_nothing_cheaper_beats() -> None:
@@ -112,3 +112,22 @@ def test_an_outlier_does_not_stretch_the_axis_but_bounds_are_always_inside() -> 
 def test_nothing_to_show_has_no_range() -> None:
     assert shown_range([]) is None
     assert shown_range([math.inf]) is None
+
+
+def test_a_choice_that_was_made_once_is_predicted_by_all_others() -> None:
+    kinds = ["kv"] * 5 + ["hidden"] * 4 + ["pooled"]
+    losses = [1.0, 1.1, 1.2, 1.3, 1.4, 2.0, 2.1, 2.2, 2.3, 9.0]
+    ranks = list(range(10))
+    press = sum((r - (10 - r) / 4) ** 2 for r in range(5)) + sum((r - (26 - r) / 3) ** 2 for r in range(5, 9))
+    press += (9 - 36 / 9) ** 2
+    base = sum((r - (45 - r) / 9) ** 2 for r in ranks)
+
+    (found,) = importances({"memory": ("choice", kinds)}, losses)
+
+    assert found.score == pytest.approx(1 - press / base)
+
+
+def test_thinning_keeps_the_first_and_spreads_the_rest_to_the_last() -> None:
+    assert thinned(5, 5) == [0, 1, 2, 3, 4]
+    assert thinned(100, 6, always=3) == [0, 1, 2, 3, 51, 99]
+    assert len(set(thinned(10_001, 2_000, always=1_000))) == 2_000

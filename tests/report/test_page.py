@@ -14,6 +14,7 @@ from cmp.report import text
 from cmp.report.example_cards import marked_differences
 from cmp.report.page import write_page
 from cmp.results.examples import load_examples, pick, save_examples
+from tests.benchmarks import scale
 from tests.report.synthetic import KINDS, write_folder
 
 ROOT = Path(__file__).parents[2]
@@ -226,3 +227,24 @@ def test_a_reconstruction_shows_where_it_differs() -> None:
 )
 def test_numbers_are_printed_for_people(shown: str, expected: str) -> None:
     assert re.sub(r"\s", " ", shown) == expected
+
+
+def test_a_page_of_thousands_of_trials_shows_some_says_so_and_stays_small(tmp_path: Path) -> None:
+    folder = scale.Folder(tmp_path / "results", 2_300)
+    folder.write()
+
+    page = write_page(folder.results.path)
+
+    html, found = own_part(page), facts(page)
+    drawn = {
+        number
+        for trace in found["plots"]["tradeoff-vectors"]["val_loss"]["data"]
+        for number in trace.get("customdata", [])
+    }
+    rows = set(map(int, re.findall(r'<tr id="trial-(\d+)"', html)))
+    assert page.stat().st_size < 6e6
+    assert len(drawn) == 2_000 and drawn <= {int(number) for number in found["trials"]}
+    assert re.search(r"drawn are the best 1.000 of 2.300 and some others", html)
+    assert re.search(r"The best 1.\d\d\d of 2.300 trials; trials.csv has all", html) and 1_000 <= len(rows) < 1_020
+    assert {int(number) for number in re.findall(r'href="#trial-(\d+)"', html)} <= rows
+    assert re.search(r"One bar per trial and attempt, of the last 2.000", html)
