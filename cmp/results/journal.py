@@ -62,6 +62,24 @@ def each_event(path: Path) -> Iterator[Event]:
     return (event for event, _ in _parse(path))
 
 
+class JournalReader:
+    """Reads a journal while another thread or process writes it, each event once."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._size = 0
+
+    def news(self) -> Iterator[Event]:
+        """The events that were completed since the last one that this gave.
+
+        Raises:
+            JournalError: as `read_events`.
+        """
+        for event, size in _parse(self._path, self._size):
+            self._size = size
+            yield event
+
+
 class Journal:
     """The writing end. Opening it cuts off a torn last line, so that the next event starts on a line of its own.
 
@@ -214,15 +232,15 @@ def _write_all(descriptor: int, line: bytes) -> None:
         line = line[os.write(descriptor, line) :]
 
 
-def _parse(path: Path) -> Iterator[tuple[Event, int]]:
-    """The events, each with the number of bytes up to its end; what comes after the last one is a torn last line."""
+def _parse(path: Path, size: int = 0) -> Iterator[tuple[Event, int]]:
+    """The events behind `size` bytes, each with the bytes up to its end; what follows the last is a torn last line."""
     try:
         file = path.open("rb")
     except FileNotFoundError:
         return
-    size = 0
     unreadable: bytes | None = None
     with file:
+        file.seek(size)
         for number, line in enumerate(file, start=1):
             if unreadable is not None:
                 message = f"{path}:{number - 1}: not a journal event: {unreadable[:60]!r}"

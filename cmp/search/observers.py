@@ -15,7 +15,7 @@ from cmp.report.page import write_page
 from cmp.report.tensorboard import TensorBoardWriter, is_available
 from cmp.results.folder import ResultsFolder
 from cmp.results.history import History
-from cmp.results.journal import Event, read_events
+from cmp.results.journal import Event, JournalReader
 from cmp.search.decide.ledger import Ledger
 from cmp.search.engine.metrics import RayMetrics
 from cmp.search.engine.trackers import tracker_callbacks
@@ -57,6 +57,8 @@ class Scribe:
         self._folder = folder
         self._news = threading.Event()
         self._ended = False
+        self._journal = JournalReader(folder.journal)
+        self._history = History()
         self._tensorboard: TensorBoardWriter | None = None
         self._thread = threading.Thread(target=self._work, name="scribe", daemon=True)
         self._thread.start()
@@ -91,7 +93,8 @@ class Scribe:
         """Write everything once; returns the processor time that it took, in seconds."""
         began = time.thread_time()
         try:
-            write_page(self._folder.path)
+            self._read()
+            write_page(self._folder.path, self._history)
             self._write_tensorboard()
         except Exception as error:  # a view that breaks must not end a search of days
             logger.warning("the page could not be written, the search goes on: %s: %s", type(error).__name__, error)
@@ -101,7 +104,16 @@ class Scribe:
         if self._tensorboard is None and is_available():
             self._tensorboard = TensorBoardWriter(self._folder.path)
         if self._tensorboard is not None:
-            self._tensorboard.update(History.from_events(read_events(self._folder.journal)))
+            self._tensorboard.update(self._history)
+
+    def _read(self) -> None:
+        """Take up what is new; after a journal that could not be followed, everything from the start."""
+        try:
+            for event in self._journal.news():
+                self._history.apply(event)
+        except Exception:
+            self._journal, self._history = JournalReader(self._folder.journal), History()
+            raise
 
 
 def require_tracker(space: Space) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from cmp.results import journal as journal_module
-from cmp.results.journal import AnotherWriterError, Journal, JournalError, read_events
+from cmp.results.journal import AnotherWriterError, Journal, JournalError, JournalReader, read_events
 
 EVENTS: list[dict[str, Any]] = [
     {"event": "session", "time": 1.5, "run": 1},
@@ -201,3 +201,17 @@ def test_a_file_server_that_lost_the_handle_is_asked_again(
     assert [record.getMessage() for record in caplog.records] == [
         f"{path}: the file server has lost track of the file; trying again"
     ]
+
+
+def test_a_reader_gives_each_event_once_and_a_torn_line_only_when_it_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    reader = JournalReader(path)
+    assert list(reader.news()) == []
+    content = write(path)
+    path.write_bytes(b"")
+    given = []
+    for cut in range(0, len(content), 10):
+        path.write_bytes(content[: cut + 10])
+        given += list(reader.news())
+        assert given == read_events(path)
+    assert given == EVENTS

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from cmp.results.folder import ResultsFolder
+from cmp.results.history import History
 from cmp.search import observers
 from cmp.search.decide.ledger import Ledger
 from cmp.search.observers import Scribe, require_tracker, tracker_callbacks
@@ -55,7 +56,7 @@ def test_the_page_and_tensorboard_show_the_last_state_when_the_search_ends(tmp_p
 def test_a_page_that_cannot_be_written_costs_the_search_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def broken(folder: Path) -> None:
+    def broken(folder: Path, history: History) -> None:
         raise ZeroDivisionError("a bug in a plot")
 
     monkeypatch.setattr(observers, "write_page", broken)

@@ -4,6 +4,7 @@ A view that cannot be written (a full disk, say) is reported in one line and tri
 """
 
 import logging
+import time
 from collections.abc import Callable, Iterable
 from functools import partial
 
@@ -18,7 +19,9 @@ from cmp.space.space import Space
 
 logger = logging.getLogger(__name__)
 
+# The tables of a long search take their time, which is the driver's: no more than this share of it.
 _TABLES_EVERY_SECONDS = 5.0
+_TABLES_SHARE_OF_TIME = 0.01
 
 
 class FolderViews:
@@ -31,7 +34,7 @@ class FolderViews:
         self._optuna_log = OptunaLog(folder.optuna_log, folder.path.name, distributions(space))
         self._optuna_log_is_whole = False
         self._events: Callable[[], Iterable[Event]] = tuple
-        self._tables_written = float("-inf")
+        self._tables_due = float("-inf")
         self._note: BestNote | None = None
         self._missing: BestNote | None = None
 
@@ -47,7 +50,7 @@ class FolderViews:
             self._optuna_log_is_whole = _attempt("optuna.log", lambda: self._optuna_log.update(event, history))
         if event["event"] in ("reported", "failed", "completed"):
             self._update_best(history, again=False)
-        if self._clock() - self._tables_written >= _TABLES_EVERY_SECONDS:
+        if self._clock() >= self._tables_due:
             self._refresh(history)
 
     def finish(self, history: History) -> None:
@@ -62,10 +65,11 @@ class FolderViews:
         self._write_tables(history)
 
     def _write_tables(self, history: History) -> None:
-        folder, searched = self._folder, self._searched
+        folder, searched, began = self._folder, self._searched, time.thread_time()
         _attempt("trials.csv", lambda: write_trials_csv(folder.trials_csv, history, searched))
         _attempt("results.parquet", lambda: write_results_parquet(folder.results_parquet, history, searched))
-        self._tables_written = self._clock()
+        seconds = time.thread_time() - began
+        self._tables_due = self._clock() + max(_TABLES_EVERY_SECONDS, seconds / _TABLES_SHARE_OF_TIME)
 
     def _update_best(self, history: History, *, again: bool) -> None:
         """Copy the best trial's best weights when they are others; what failed is tried again only where `again`."""
