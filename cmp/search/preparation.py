@@ -77,6 +77,8 @@ def data_line(data: "DataSummary") -> str:
     line += f"{data.validation_windows:,} to validate on and {data.test_windows:,} to test on"
     if data.dropped_documents:
         line += f"; {data.dropped_documents:,} documents were too short"
+    if data.repeated_documents:
+        line += f"; {data.repeated_documents:,} that are held out stand in another split too, word for word"
     if not data.from_cache:
         line += f"; tokenized in {data.seconds:.1f} s ({data.tokens_per_second:,.0f} tokens/s)"
     return line + "."

@@ -43,7 +43,12 @@ class TrialSettings:
     text_column: Annotated[str | None, _Text, "the column to read; found by itself when there is only one text"] = None
     data_root: Annotated[str | None, _Place, "the folder for tokenized data; ~/.cache/cmp or $CMP_CACHE if null"] = None
     n_data_procs: Annotated[int | None, Range(1), _Machine, "threads that tokenize; one per core by default"] = None
-    abbrev_len: Annotated[int | None, Range(1), _Text, "use at most this many documents; no more are downloaded"] = None
+    abbrev_len: Annotated[
+        int | None,
+        Range(1),
+        _Text,
+        "use at most this many documents; of a hub data set a seeded choice, and little more is downloaded",
+    ] = None
 
     cmp_len: Annotated[int, Range(1), "context: how many tokens are compressed"] = 100
     seq_len: Annotated[

@@ -97,6 +97,7 @@ def describe_data(space: Space, summary: "DataSummary") -> list[str]:
         f"validate on ({_validated(space, summary.validation_windows):,} used), {summary.test_windows:,} to test on",
         f"Dropped: {count(summary.dropped_documents, 'document')} too short for a window, and with the ends of others "
         f"{summary.dropped_tokens:,} tokens ({_percent(summary.dropped_tokens, summary.tokens)})",
+        f"Repeated: {count(summary.repeated_documents, 'held-out document')} with a text that another split has too",
     ]
 
 

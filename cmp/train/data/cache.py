@@ -4,6 +4,7 @@
         train.arrow         Arrow IPC file, one column `tokens` of lists, one row per document
         validation.arrow    where the data set has its own validation split
         test.arrow          where it has its own test split
+        train.hashes.npy    of each document's text, to find those that stand in two splits; for the others likewise
         facts.json          counts, time taken, what the fingerprint was made of
 
 Values of the column lie flat in the file as uint16 (uint32 where the vocabulary needs it), so reading them copies
@@ -16,10 +17,10 @@ import json
 import os
 import shutil
 import time
+from array import array
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +34,12 @@ from cmp.train.data.columns import Document
 from cmp.train.data.documents import Documents, data_identity, open_documents
 from cmp.train.data.errors import DataError
 from cmp.train.data.progress import progress_bar
+from cmp.train.data.repeats import text_hash
 from cmp.train.data.tokenize import Encode, encoder, tokenize
 
-FORMAT = 2  # raise when what is written, or how documents are read or tokenized, changes
+FORMAT = 3  # raise when what is written, or how documents are read or tokenized, changes
 SPLITS = ("train", "validation", "test")
+HASHES = ".hashes.npy"
 
 
 @dataclass(frozen=True)
@@ -46,10 +49,12 @@ class Column:
     Args:
         tokens: flat, uint16 or uint32, memory-mapped.
         offsets: (rows + 1,) int64.
+        hashes: (documents,) uint64, see `repeats`; a pair is one document.
     """
 
     tokens: np.ndarray
     offsets: np.ndarray
+    hashes: np.ndarray
 
     @property
     def lengths(self) -> np.ndarray:
@@ -151,8 +156,10 @@ def _fill(folder: Path, settings: TrialSettings, tokenizer: Any, identity: dict[
     rows, tokens = {}, {}
     for name in SPLITS:
         if name in documents.splits:
-            texts = _texts(documents, name, progress)
+            hashes = array("Q")
+            texts = _texts(documents, name, hashes, progress)
             rows[name], tokens[name] = _write_column(folder / f"{name}.arrow", texts, encode, dtype, workers)
+            np.save(folder / f"{name}{HASHES}", np.frombuffer(hashes, np.uint64))
     if not sum(tokens.values()):
         raise DataError(
             "text_column" if settings.text_column else "dataset",
@@ -175,11 +182,16 @@ def _fill(folder: Path, settings: TrialSettings, tokenizer: Any, identity: dict[
         sync(path)
 
 
-def _texts(documents: Documents, name: str, progress: bool) -> Iterator[str]:
-    """The texts of a split, with a bar that counts documents; of a pair first the context, then the target."""
+def _texts(documents: Documents, name: str, hashes: "array[int]", progress: bool) -> Iterator[str]:
+    """The texts of a split, with a bar that counts documents; of a pair first the context, then the target.
+
+    The hash of each document that was read is added to `hashes`.
+    """
     split = documents.splits[name]
     rows: Iterable[Document] = progress_bar(split.documents(), f"tokenizing {name}", split.total, show=progress)
-    return chain.from_iterable(row if isinstance(row, tuple) else (row,) for row in rows)
+    for row in rows:
+        hashes.append(text_hash(row))
+        yield from row if isinstance(row, tuple) else (row,)
 
 
 def _write_column(path: Path, texts: Iterable[str], encode: Encode, dtype: np.dtype, workers: int) -> tuple[int, int]:
@@ -209,17 +221,18 @@ def _write_column(path: Path, texts: Iterable[str], encode: Encode, dtype: np.dt
 
 def _open(folder: Path, fingerprint: str, was_there: bool) -> TokenCache:
     facts = json.loads((folder / "facts.json").read_text(encoding="utf-8"))
-    columns = {name: _open_column(folder / f"{name}.arrow") for name in SPLITS if name in facts["rows"]}
+    columns = {name: _open_column(folder, name) for name in SPLITS if name in facts["rows"]}
     return TokenCache(folder, fingerprint, facts, columns, was_there)
 
 
-def _open_column(path: Path) -> Column:
+def _open_column(folder: Path, name: str) -> Column:
     """Map a column into memory; the arrays keep the map alive."""
     import pyarrow
 
-    table = pyarrow.ipc.open_file(pyarrow.memory_map(str(path))).read_all()
+    table = pyarrow.ipc.open_file(pyarrow.memory_map(str(folder / f"{name}.arrow"))).read_all()
     column = table.column("tokens").chunk(0)
-    return Column(column.values.to_numpy(), column.offsets.to_numpy())
+    hashes = np.load(folder / f"{name}{HASHES}", mmap_mode="r")
+    return Column(column.values.to_numpy(), column.offsets.to_numpy(), hashes)
 
 
 def _cores() -> int:

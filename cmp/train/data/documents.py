@@ -82,7 +82,7 @@ def open_documents(settings: TrialSettings) -> Documents:
         return _documents(_local_records(settings), settings, _local_task(settings), None)
     name, config, revision = _hub_name(settings)
     revision = hub.hub_revision(name, revision)
-    records = hub.load_hub(name, config, revision, limited=settings.abbrev_len is not None)
+    records = hub.load_hub(name, config, revision, settings.abbrev_len)
     return _documents(records, settings, config if name == HUB_NAMES["glue"] else None, revision)
 
 
@@ -130,7 +130,7 @@ def _local_records(settings: TrialSettings) -> dict[str, Records]:
         return hub.load_saved(path)
     files = local.find_files(dataset)
     if path.is_dir() and (not files or settings.dataset_config or _has_configurations(path)):
-        return hub.load_folder(path, settings.dataset_config)
+        return hub.load_folder(path, settings.dataset_config, settings.abbrev_len)
     groups = local.group_by_split(files, path if path.is_dir() else Path())
     return {name: local.read_files(group) for name, group in groups.items()}
 

@@ -1,6 +1,7 @@
 """Data sets through the `datasets` library: the hub, `save_to_disk` folders, folders in the hub's layout.
 
-Called by `documents`. With a limit, hub data are streamed, so that only the rows that are used are ever downloaded.
+Called by `documents`. With a limit, hub data are streamed, so that only the rows that are used are ever downloaded: not
+the first ones, which are often of one kind or one time, but a seeded choice of somewhat more.
 """
 
 import importlib
@@ -14,6 +15,9 @@ from cmp.train.data.errors import DataError
 HUB_TIMEOUT_SECONDS = 10
 VALIDATION_NAMES = ("validation", "valid", "val", "dev", "validation_matched")
 TEST_NAMES = ("test", "test_matched")
+# Of a limited stream, documents are drawn from a buffer of this many times the limit, and files in a seeded order.
+BUFFER_FACTOR, LARGEST_BUFFER = 10, 10_000
+BUFFER_SEED = 0  # not the trial's: trials with different seeds are trained on the same documents
 
 
 def is_saved_dataset(folder: Path) -> bool:
@@ -31,21 +35,21 @@ def load_saved(folder: Path) -> dict[str, Records]:
     return _named_splits(loaded if isinstance(loaded, dict) else {"train": loaded}, str(folder))
 
 
-def load_folder(folder: Path, config: str | None) -> dict[str, Records]:
-    """Splits of a folder in the hub's layout, whatever files and configurations it has."""
-    return _load(str(folder), str(folder), config, revision=None, streaming=True)
+def load_folder(folder: Path, config: str | None, limit: int | None) -> dict[str, Records]:
+    """Splits of a folder in the hub's layout, whatever files and configurations it has; `limit` as in `load_hub`."""
+    return _load(str(folder), str(folder), config, revision=None, streaming=True, limit=limit)
 
 
-def load_hub(name: str, config: str | None, revision: str | None, limited: bool) -> dict[str, Records]:
+def load_hub(name: str, config: str | None, revision: str | None, limit: int | None) -> dict[str, Records]:
     """Splits of a data set on the hub.
 
     Args:
         name: hub id.
         config: its configuration.
         revision: commit, branch or tag.
-        limited: stream it, for only the beginning is wanted; otherwise it is downloaded whole into the hub's cache.
+        limit: documents that are wanted at most: stream it, shuffled. None downloads it whole into the hub's cache.
     """
-    return _load(name, f"{name} on the hub", config, revision, streaming=limited)
+    return _load(name, f"{name} on the hub", config, revision, streaming=limit is not None, limit=limit)
 
 
 def hub_revision(name: str, revision: str | None) -> str | None:
@@ -85,13 +89,18 @@ def _was_downloaded(name: str) -> bool:
     return (Path(_datasets().config.HF_DATASETS_CACHE) / name.replace("/", "___")).is_dir()
 
 
-def _load(path: str, where: str, config: str | None, revision: str | None, streaming: bool) -> dict[str, Records]:
+def _load(
+    path: str, where: str, config: str | None, revision: str | None, *, streaming: bool, limit: int | None
+) -> dict[str, Records]:
     datasets = _datasets()
     try:
         loaded = datasets.load_dataset(path, config, revision=revision, streaming=streaming)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         setting = "dataset_config" if "config" in str(error).lower() else "dataset"
         raise DataError(setting, f"{where} cannot be loaded: {error}") from error
+    if limit is not None:
+        buffer_size = min(LARGEST_BUFFER, BUFFER_FACTOR * limit)
+        loaded = {name: split.shuffle(seed=BUFFER_SEED, buffer_size=buffer_size) for name, split in loaded.items()}
     return _named_splits(loaded, where)
 
 

@@ -13,9 +13,9 @@ import numpy as np
 
 from cmp.space.settings import TrialSettings, Window
 from cmp.train.data.cache import SPLITS, Column, TokenCache, cached_tokens
+from cmp.train.data.repeats import count_repeats
 from cmp.train.data.windows import (
     Cut,
-    Dropped,
     PairWindows,
     Part,
     TextWindows,
@@ -60,6 +60,7 @@ class DataSummary:
         test_windows: windows that decide nothing.
         dropped_documents: too short for one window, or empty.
         dropped_tokens: in no window: those documents' and the ends of others; of pairs, what was cut off.
+        repeated_documents: held out though, but for case and spaces, the same text stands in another split.
         seconds: that tokenization took, when it was done.
         tokens_per_second: of tokenization, all cores together.
         from_cache: True where nothing had to be tokenized now.
@@ -76,6 +77,7 @@ class DataSummary:
     test_windows: int
     dropped_documents: int
     dropped_tokens: int
+    repeated_documents: int
     seconds: float
     tokens_per_second: float
     from_cache: bool
@@ -88,7 +90,7 @@ class DataSummary:
     def counts(self) -> dict[str, int | str]:
         """What a journal and a model card keep of it."""
         names = ["documents", "tokens", "train_windows", "validation_windows", "test_windows"]
-        names += ["dropped_documents", "dropped_tokens"]
+        names += ["dropped_documents", "dropped_tokens", "repeated_documents"]
         revision = {"revision": self.revision} if self.revision else {}
         return {name: getattr(self, name) for name in names} | revision
 
@@ -126,7 +128,10 @@ def open_data(settings: TrialSettings, window: Window, *, tokenizer: Any = None)
 
 
 def _opened(cache: TokenCache, settings: TrialSettings, window: Window) -> TrialData:
-    sets, dropped = _window_sets(cache, settings, window)
+    counts = _window_counts(cache, window)
+    parts = _parts(counts)
+    cut = Cut(window.context_len, 0 if settings.rmb_only else settings.cmp_len, settings.seq_len)
+    sets, kept_tokens = _window_sets(cache, parts, window, cut)
     rows, tokens = sum(cache.facts["rows"].values()), sum(cache.facts["tokens"].values())
     seconds = cache.facts["seconds"]
     summary = DataSummary(
@@ -135,8 +140,9 @@ def _opened(cache: TokenCache, settings: TrialSettings, window: Window) -> Trial
         train_windows=len(sets["train"]),
         validation_windows=len(sets["validation"]),
         test_windows=len(sets["test"]),
-        dropped_documents=dropped.documents,
-        dropped_tokens=dropped.tokens,
+        dropped_documents=sum(int(np.count_nonzero(some == 0)) for some in counts.values()),
+        dropped_tokens=tokens - kept_tokens,
+        repeated_documents=count_repeats(parts, {name: column.hashes for name, column in cache.columns.items()}),
         seconds=seconds,
         tokens_per_second=tokens / seconds,
         from_cache=cache.was_there,
@@ -159,56 +165,58 @@ def _fingerprint(cache: TokenCache, window: Window) -> str:
     return hashlib.sha256(content.encode()).hexdigest()[:24]
 
 
-def _window_sets(cache: TokenCache, settings: TrialSettings, window: Window) -> tuple[dict[str, WindowSet], Dropped]:
-    """Windows by split, in the order of `SPLITS`, and what never becomes one."""
-    cut = Cut(window.context_len, 0 if settings.rmb_only else settings.cmp_len, settings.seq_len)
-    return _pair_sets(cache, window, cut) if cache.pairs else _text_sets(cache, window, cut)
+Parts = dict[str, tuple[str, Part]]
+"""For each of `SPLITS` the column that it comes from and its part of that."""
 
 
-def _parts(counts: dict[str, np.ndarray]) -> dict[str, tuple[str, Part]]:
-    """For each of `SPLITS` the column that it comes from and its part of that: what is missing is held out of "train".
+def _window_counts(cache: TokenCache, window: Window) -> dict[str, np.ndarray]:
+    """(documents,) windows of each document, by the splits that the data set brought itself; a pair is one window."""
+    columns = cache.columns.items()
+    if cache.pairs:
+        return {name: np.all(column.lengths.reshape(-1, 2) > 0, axis=1).astype(np.int64) for name, column in columns}
+    window_len = window.context_len + window.target_len
+    return {name: windows_per_document(column.lengths, window_len) for name, column in columns}
 
-    Args:
-        counts: (documents,) windows of each document, by the splits that the data set brought itself.
-    """
+
+def _parts(counts: dict[str, np.ndarray]) -> Parts:
+    """What is whose: a split that the data set did not bring itself is held out of "train"."""
     held_out = split_documents(counts["train"], [name for name in SPLITS if name not in counts])
     own = {name: Part(np.arange(len(n)), np.zeros(len(n), np.int64), n) for name, n in counts.items()}
     return {name: ("train", held_out[name]) if name in held_out else (name, own[name]) for name in SPLITS}
 
 
-def _text_sets(cache: TokenCache, window: Window, cut: Cut) -> tuple[dict[str, WindowSet], Dropped]:
-    window_len = window.context_len + window.target_len
-    counts = {name: windows_per_document(column.lengths, window_len) for name, column in cache.columns.items()}
-    sets: dict[str, WindowSet] = {
-        name: _part_windows(cache.columns[source], counts[source], part, window_len, cut)
-        for name, (source, part) in _parts(counts).items()
-    }
+def _window_sets(cache: TokenCache, parts: Parts, window: Window, cut: Cut) -> tuple[dict[str, WindowSet], int]:
+    """Windows by split, in the order of `SPLITS`, and the tokens in them."""
+    sets, kept_tokens = (_pair_sets if cache.pairs else _text_sets)(cache, parts, window, cut)
     longest = max(int(column.lengths.max(initial=0)) for column in cache.columns.values())
+    window_len = 1 if cache.pairs else window.context_len + window.target_len
     require_windows({name: len(windows) for name, windows in sets.items()}, longest, window_len)
-    dropped_documents = sum(int((count == 0).sum()) for count in counts.values())
-    kept_tokens = sum(int(count.sum()) for count in counts.values()) * window_len
-    return sets, Dropped(dropped_documents, sum(cache.facts["tokens"].values()) - kept_tokens)
+    return sets, kept_tokens
 
 
-def _part_windows(column: Column, counts: np.ndarray, part: Part, window_len: int, cut: Cut) -> TextWindows:
+def _text_sets(cache: TokenCache, parts: Parts, window: Window, cut: Cut) -> tuple[dict[str, WindowSet], int]:
+    """The windows, and the tokens in them."""
+    window_len = window.context_len + window.target_len
+    sets: dict[str, WindowSet] = {
+        name: _part_windows(cache.columns[source], part, window_len, cut) for name, (source, part) in parts.items()
+    }
+    return sets, sum(len(windows) for windows in sets.values()) * window_len
+
+
+def _part_windows(column: Column, part: Part, window_len: int, cut: Cut) -> TextWindows:
     """Windows of a part; where one document holds several parts, its spare tokens lie behind the first, "train"."""
-    slack = (column.lengths - counts * window_len)[part.documents]
+    slack = column.lengths[part.documents] % window_len
     starts = column.offsets[:-1][part.documents] + part.first * window_len + np.where(part.first > 0, slack, 0)
     return TextWindows(column.tokens, starts, part.counts, window_len, cut, slack)
 
 
-def _pair_sets(cache: TokenCache, window: Window, cut: Cut) -> tuple[dict[str, WindowSet], Dropped]:
-    useful = {
-        name: np.all(column.lengths.reshape(-1, 2) > 0, axis=1).astype(np.int64)
-        for name, column in cache.columns.items()
-    }
+def _pair_sets(cache: TokenCache, parts: Parts, window: Window, cut: Cut) -> tuple[dict[str, WindowSet], int]:
+    """The pairs, and the tokens that the longest cut keeps of them."""
     whole = Cut(window.context_len, window.context_len, window.target_len)
     sets: dict[str, WindowSet] = {}
     kept_tokens = 0
-    for name, (source, part) in _parts(useful).items():
+    for name, (source, part) in parts.items():
         column, chosen = cache.columns[source], part.documents[part.counts > 0]
         sets[name] = PairWindows(column.tokens, column.offsets, chosen, cut)
         kept_tokens += PairWindows(column.tokens, column.offsets, chosen, whole).kept_tokens()
-    require_windows({name: len(windows) for name, windows in sets.items()}, 0, 1)
-    dropped_documents = sum(int((keep == 0).sum()) for keep in useful.values())
-    return sets, Dropped(dropped_documents, sum(cache.facts["tokens"].values()) - kept_tokens)
+    return sets, kept_tokens

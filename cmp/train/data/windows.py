@@ -58,19 +58,6 @@ class Cut:
     target_len: int
 
 
-@dataclass(frozen=True)
-class Dropped:
-    """What never becomes a window, of one split.
-
-    Args:
-        documents: shorter than a window, or empty.
-        tokens: in those documents and in the ends of others that do not fill a window; of pairs, what was cut off.
-    """
-
-    documents: int
-    tokens: int
-
-
 def windows_per_document(lengths: np.ndarray, window_len: int) -> np.ndarray:
     """How many whole windows each document holds; documents are cut from their first token on."""
     return lengths // window_len

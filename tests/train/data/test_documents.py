@@ -1,5 +1,5 @@
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -136,20 +136,32 @@ def hub_at(monkeypatch: pytest.MonkeyPatch, folders: dict[str, Path]) -> list[di
     return calls
 
 
-def test_with_abbrev_len_a_hub_data_set_is_streamed_and_nothing_after_it_is_read(
-    tmp_path: Path, settings: Make, monkeypatch: pytest.MonkeyPatch
+def test_with_abbrev_len_a_hub_data_set_is_streamed_and_a_seeded_choice_of_its_beginning_is_taken(
+    settings: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = tmp_path / "set"
-    write_jsonl(folder / "train-00000-of-00002.jsonl", [{"text": f"document {n}"} for n in range(5)])
-    (folder / "train-00001-of-00002.jsonl").write_text("this file must not be read", encoding="utf-8")
-    calls = hub_at(monkeypatch, {"Skylion007/openwebtext": folder})
+    """The first documents were taken: of a sorted collection all of one kind."""
+    datasets = pytest.importorskip("datasets")
+    read_rows: list[int] = []
+    streamed: list[bool] = []
 
-    documents = open_documents(settings("openwebtext", abbrev_len=3))
+    def rows() -> Iterator[dict[str, str]]:
+        for number in range(1000):
+            read_rows.append(number)
+            yield {"text": f"document {number}"}
 
-    assert list(documents.splits["train"].documents()) == ["document 0", "document 1", "document 2"]
-    assert calls[0]["streaming"] and calls[0]["revision"] == documents.revision == "0123abc"
-    with pytest.raises(DataError, match="openwebtext"):
-        list(open_documents(settings("openwebtext", abbrev_len=6)).splits["train"].documents())
+    def load_dataset(*_: object, revision: str, streaming: bool) -> Any:
+        streamed.append(streaming and revision == "0123abc")
+        return {"train": datasets.IterableDataset.from_generator(rows)}
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    monkeypatch.setattr(hub, "hub_revision", lambda name, revision: "0123abc")
+
+    first, again = (read(settings("openwebtext", abbrev_len=10))["train"] for _ in range(2))
+
+    numbers = [int(document.split()[1]) for document in first]
+    assert first == again and len(set(numbers)) == 10 and all(streamed)
+    assert max(numbers) > 50, "they come from the whole of the buffer"
+    assert max(read_rows) <= 11 * 10, "and little more than the buffer is ever downloaded"
 
 
 def test_with_abbrev_len_a_local_file_is_read_no_further(tmp_path: Path, settings: Make) -> None:
