@@ -128,6 +128,7 @@ def test_a_dry_run_prints_what_would_happen_and_trains_nothing(typed: Callable, 
         "First 3 trials of 6:",
         "  0  lr: ",
         "  2  lr: ",
+        "Text control: one trial more",
         "Rungs: after epochs 1, 3 of 4 the best of every 3 trials go on, once 3 others were there",
         "A trial: 1 worker with ",
         "At once: ",
@@ -149,6 +150,7 @@ def test_a_dry_run_says_what_becomes_of_a_search_that_is_there(typed: Callable, 
 
     space = load_space(tiny_space)
     ledger = Ledger(space, ResultsFolder(space.results_folder), views=False)
+    ledger.next_trial()  # the text control
     ledger.next_trial()
     ledger.close()
 

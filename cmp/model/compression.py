@@ -240,7 +240,7 @@ class CompressionModel(nn.Module):
 
     @torch.no_grad()
     def score_variants(
-        self, batch: Batch, swap: torch.Tensor | None, sizes: Sequence[int] = ()
+        self, batch: Batch, swap: torch.Tensor | None, sizes: Sequence[int] = (), *, with_mean: bool = False
     ) -> dict[str, TokenScores]:
         """Scores of the main task after different memories; the contexts are read once for all of them.
 
@@ -248,9 +248,10 @@ class CompressionModel(nn.Module):
             batch: with a context of its own for each row.
             swap: (B,) int64, for each row the row whose memory it reads instead of its own.
             sizes: numbers of vectors to read instead of all.
+            with_mean: also read one constant memory, the mean over the batch.
 
         Returns:
-            "memory"; "swapped", where `swap` is given; each size as a text.
+            "memory"; "swapped", where `swap` is given; "mean", where asked for; each size as a text.
         """
         parts = split(batch, self.view)
         prefix, task = self.read(parts), self.tasks(batch, parts)[0]
@@ -258,6 +259,8 @@ class CompressionModel(nn.Module):
         found = {"memory": self._score(own, task)}
         if swap is not None:
             found["swapped"] = self._score(own.rows(swap.to(own.vectors.device)), task)
+        if with_mean:
+            found["mean"] = self._score(own.mean(), task)
         return found | {str(size): self._score(self.remember(parts, prefix, size), task) for size in sizes}
 
     @torch.no_grad()

@@ -45,6 +45,10 @@ class Memories:
         """The memories of these rows, in this order."""
         return Memories(self.vectors[order], self.n_pieces, None if self.mask is None else self.mask[order])
 
+    def mean(self) -> "Memories":
+        """One memory without content for all rows: the mean over the batch."""
+        return Memories(self.vectors.mean(0, keepdim=True).expand_as(self.vectors), self.n_pieces, self.mask)
+
     def repeated(self, times: int) -> "Memories":
         """The same memories `times` over, along the batch."""
         mask = None if self.mask is None else torch.cat([self.mask] * times)

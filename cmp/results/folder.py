@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cmp.results.history import CONTROL
 from cmp.space.errors import UserError
 from cmp.store import sync
 
@@ -68,6 +69,11 @@ class ResultsFolder:
         return self.path / "report.html"
 
     @property
+    def test_scores(self) -> Path:
+        """The best compressors on documents that decided nothing."""
+        return self.path / "test.json"
+
+    @property
     def best(self) -> Path:
         """The best compressor so far."""
         return self.path / "best"
@@ -94,7 +100,7 @@ class ResultsFolder:
 
     def trial(self, number: int) -> Path:
         """The folder of one trial: settings.json, log.txt, checkpoints/, best/."""
-        return self.trials / f"{number:04d}"
+        return self.trials / trial_label(number)
 
     def has_history(self) -> bool:
         """True when a search has written here before."""
@@ -157,6 +163,13 @@ class ResultsFolder:
         while (target := self.path.with_name(f"{self.path.name}.{number}")).exists():
             number += 1
         return target
+
+
+def trial_label(number: int) -> str:
+    """A trial as its folder is named: four digits; of extra trials what they are for."""
+    if number == CONTROL:
+        return "text"
+    return f"{number:04d}" if number >= 0 else f"confirm-{CONTROL - number:02d}"
 
 
 # What network file systems without locks answer.

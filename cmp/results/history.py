@@ -11,6 +11,11 @@ from dataclasses import dataclass, field
 from sys import intern
 from typing import Any, Literal
 
+from cmp.results.worth import TextCurve, Worth, worth_of
+
+CONTROL = -1
+"""The number of the text control."""
+
 Status = Literal["waiting", "running", "interrupted", "stopped", "finished", "failed"]
 FailureKind = Literal["diverged", "out_of_memory", "failed", "worker_died"]
 
@@ -33,6 +38,7 @@ class Attempt:
 class TrialRecord:
     """All that is known of one trial.
 
+    Its `role` is "search"; an extra trial is the text "control", or "confirm": trial number `of` under another `seed`.
     `waiting` was suggested but never started; `interrupted` was running when its session ended; both are continued.
     `stopped` was ended by ASHA. A `failed` trial has a `kind` and a `reason`. `epoch` is the last one reported, 0
     before any; `best_report` has the lowest finite val_loss, the earliest of equals, None before any.
@@ -41,6 +47,9 @@ class TrialRecord:
     number: int
     settings: dict[str, Any]
     suggested: float
+    role: Literal["search", "control", "confirm"] = "search"
+    of: int | None = None
+    seed: int | None = None
     status: Status = "waiting"
     reports: list[Metrics] = field(default_factory=list)
     report_times: list[float] = field(default_factory=list)
@@ -105,12 +114,18 @@ class SessionRecord:
 
 @dataclass
 class History:
-    """The state that a list of events adds up to."""
+    """The state that a list of events adds up to.
+
+    `trials` are those that the search chose, by number from 0; `extras` those that it only measures with, by number
+    from -1 down: the text control, and finalists under other seeds. No decision about a trial looks at these.
+    """
 
     trials: dict[int, TrialRecord] = field(default_factory=dict)
+    extras: dict[int, TrialRecord] = field(default_factory=dict)
     sessions: list[SessionRecord] = field(default_factory=list)
     completed: bool = False
     interrupted_by: str | None = None
+    _curves: dict[bool, TextCurve] = field(default_factory=dict, repr=False)
     _open: dict[int, None] = field(default_factory=dict, repr=False)
     _order: list["_Rank"] = field(default_factory=list, repr=False)
 
@@ -142,18 +157,53 @@ class History:
         """Trials that have to be continued, in the order in which they were suggested."""
         return [self.trials[number] for number in sorted(self._open)]
 
+    def unfinished_extras(self) -> list[TrialRecord]:
+        """Extras that have to be continued, in the order in which they were suggested."""
+        return [trial for _, trial in sorted(self.extras.items(), reverse=True) if not trial.has_ended]
+
+    def record(self, number: int) -> TrialRecord:
+        """A trial of the search, or an extra one."""
+        return self.extras[number] if number < 0 else self.trials[number]
+
+    @property
+    def control(self) -> TrialRecord | None:
+        """The text control, once it was suggested."""
+        return self.extras.get(CONTROL)
+
+    @property
+    def text_curve(self) -> TextCurve | None:
+        """What plain text does: the text control's curve, the backbone's own until that is there; None before any."""
+        return self._curves.get(True) or self._curves.get(False)
+
+    def worth_of(self, report: Mapping[str, Any]) -> Worth | None:
+        """What the compressor of a report is worth in plain text; None where that is not known (yet)."""
+        curve, loss, positions = self.text_curve, report.get("val_loss"), report.get("positions")
+        if curve is None or not positions or not is_finite(loss):
+            return None
+        return worth_of(curve, float(loss or 0.0), positions)
+
+    def _take_curves(self, report: Metrics) -> None:
+        """Keep what a report says of plain text; of the backbone's own curves that of the longest context."""
+        trained = TextCurve.from_losses(report.get("text_curve") or {}, trained=True)
+        own = TextCurve.from_losses(report.get("plain_curve") or {}, trained=False)
+        if trained is not None:
+            self._curves[True] = trained
+        if own is not None and (False not in self._curves or own.longest > self._curves[False].longest):
+            self._curves[False] = own
+
     def count(self, status: Status) -> int:
         """How many trials have this status."""
         return sum(trial.status == status for trial in self.trials.values())
 
     def pause(self, number: int) -> None:
         """A trial is not at work any more, though it has not ended. Only shown: no decision depends on it."""
-        if self.trials[number].status == "running":
-            self.trials[number].status = "interrupted"
+        trial = self.record(number)
+        if trial.status == "running":
+            trial.status = "interrupted"
 
     def pause_all(self) -> None:
         """No trial is at work any more."""
-        for number in self._open:
+        for number in (*self._open, *self.extras):
             self.pause(number)
 
     def _move(self, trial: TrialRecord, before: "_Rank") -> None:
@@ -193,31 +243,37 @@ def _session(history: History, event: Mapping[str, Any]) -> None:
 def _suggested(history: History, event: Mapping[str, Any]) -> None:
     number = event["trial"]
     trial = TrialRecord(number, dict(event["settings"]), event["time"])
+    if number < 0:
+        trial.role, trial.of, trial.seed = event["role"], event.get("of"), event.get("seed")
+        history.extras[number] = trial
+        return
     history.trials[number] = trial
     history._open[number] = None
     insort(history._order, _rank(trial))
 
 
 def _started(history: History, event: Mapping[str, Any]) -> None:
-    trial = history.trials[event["trial"]]
+    trial = history.record(event["trial"])
     trial.status = "running"
     node, pid = event.get("node"), event.get("pid")
     trial.attempts.append(Attempt(event["attempt"], node, pid, event["time"], event["time"]))
 
 
 def _reported(history: History, event: Mapping[str, Any]) -> None:
-    trial = history.trials[event["trial"]]
+    trial = history.record(event["trial"])
     _see(trial, event)
     before, loss_before = _rank(trial), trial.val_loss
     # Names of metrics are the same in a hundred thousand reports, but each line of a journal brings its own copies.
     report = {intern(name): value for name, value in event["metrics"].items()} | {"epoch": event["epoch"]}
     trial.add_report(report, event["time"])
-    if trial.val_loss != loss_before:
+    if "text_curve" in report or "plain_curve" in report:
+        history._take_curves(report)
+    if trial.val_loss != loss_before and trial.number >= 0:
         history._move(trial, before)
 
 
 def _ended(history: History, event: Mapping[str, Any]) -> None:
-    trial = history.trials[event["trial"]]
+    trial = history.record(event["trial"])
     _see(trial, event)
     before = _rank(trial)
     trial.status = event["event"]
@@ -226,8 +282,9 @@ def _ended(history: History, event: Mapping[str, Any]) -> None:
     trial.reason = event.get("reason")
     trial.log = event.get("log")
     trial.ended = event["time"]
-    history._open.pop(trial.number, None)
-    history._move(trial, before)
+    if trial.number >= 0:
+        history._open.pop(trial.number, None)
+        history._move(trial, before)
 
 
 def _see(trial: TrialRecord, event: Mapping[str, Any]) -> None:

@@ -4,7 +4,7 @@
 """
 
 import csv
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,11 @@ TRIAL_COLUMNS = (
     "loops",
     "seconds",
     "val_loss",
+    "positions",
+    "worth_tokens",
+    "gain",
+    "carried",
+    "swapped_loss",
     "recovered",
     "no_context_loss",
     "full_context_loss",
@@ -29,7 +34,15 @@ TRIAL_COLUMNS = (
 )
 """Then the searched settings. Losses and what follows are those of the trial's best epoch."""
 
-_BEST_COLUMNS = ("val_loss", "recovered", "no_context_loss", "full_context_loss", "compression_ratio")
+_BEST_COLUMNS = (
+    "val_loss",
+    "positions",
+    "swapped_loss",
+    "recovered",
+    "no_context_loss",
+    "full_context_loss",
+    "compression_ratio",
+)
 _WHOLE_METRICS = ("epoch", "loops", "tokens", "peak_memory_bytes", "positions")
 _REAL_METRICS = (
     "train_loss",
@@ -48,11 +61,12 @@ _REAL_METRICS = (
     "val_rmb_acc",
     "swapped_loss",
 )
+_WORTH_METRICS = ("worth_tokens", "gain", "carried")
 
 
 def trial_rows(history: History, searched: Iterable[str]) -> list[dict[str, Any]]:
     """The rows of trials.csv, best first; a value that is not known is None."""
-    return [_trial_row(trial, list(searched)) for trial in history.ranked()]
+    return [_trial_row(history, trial, list(searched)) for trial in history.ranked()]
 
 
 def write_trials_csv(path: Path, history: History, searched: Mapping[str, Domain]) -> None:
@@ -83,7 +97,7 @@ def results_schema(searched: Mapping[str, Domain]) -> "pa.Schema":
     import pyarrow as pa
 
     whole = [(name, pa.int64()) for name in _WHOLE_METRICS]
-    real = [(name, pa.float64()) for name in _REAL_METRICS]
+    real = [(name, pa.float64()) for name in (*_REAL_METRICS, *_WORTH_METRICS)]
     settings = [(f"setting.{name}", _arrow_type(domain)) for name, domain in searched.items()]
     moment = pa.timestamp("us", tz="UTC")
     return pa.schema([("trial", pa.int64()), ("status", pa.string()), ("time", moment), *whole, *real, *settings])
@@ -103,7 +117,7 @@ def _arrow_type(domain: Domain) -> "pa.DataType":
     return types.get(kinds.pop(), pa.string()) if len(kinds) == 1 else pa.string()
 
 
-def _trial_row(trial: TrialRecord, searched: list[str]) -> dict[str, Any]:
+def _trial_row(history: History, trial: TrialRecord, searched: list[str]) -> dict[str, Any]:
     best = trial.best_report or {}
     last = trial.reports[-1] if trial.reports else {}
     return {
@@ -113,6 +127,7 @@ def _trial_row(trial: TrialRecord, searched: list[str]) -> dict[str, Any]:
         "loops": last.get("loops", 0),
         "seconds": round(trial.seconds, 1),
         **{name: best.get(name) for name in _BEST_COLUMNS},
+        **_worth_cells(history, trial.best_report),
         **{name: trial.settings[name] for name in searched},
     }
 
@@ -133,8 +148,21 @@ def _report_columns(history: History, searched: Mapping[str, Domain]) -> dict[st
         "status": of_trial(lambda trial: trial.outcome),
         "time": [round(moment * 1e6) for trial in trials for moment in trial.report_times],
         **{name: [report.get(name) for report in reports] for name in (*_WHOLE_METRICS, *_REAL_METRICS)},
+        **_worth_columns(history, reports),
         **{f"setting.{name}": setting(name, str(_arrow_type(domain)) == "string") for name, domain in searched.items()},
     }
+
+
+def _worth_cells(history: History, report: Mapping[str, Any] | None) -> dict[str, float | None]:
+    worth = None if report is None else history.worth_of(report)
+    return dict(
+        zip(_WORTH_METRICS, (None,) * 3 if worth is None else (worth.tokens, worth.gain, worth.carried), strict=True)
+    )
+
+
+def _worth_columns(history: History, reports: Sequence[Mapping[str, Any]]) -> dict[str, list[float | None]]:
+    cells = [_worth_cells(history, report) for report in reports]
+    return {name: [row[name] for row in cells] for name in _WORTH_METRICS}
 
 
 def _cell(value: Any, as_text: bool) -> Any:

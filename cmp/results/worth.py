@@ -31,6 +31,11 @@ class TextCurve:
         return cls(tuple(points), trained) if len(points) > 1 else None
 
     @property
+    def longest(self) -> int:
+        """The whole context, in tokens."""
+        return self.points[-1][0]
+
+    @property
     def no_text(self) -> float:
         """T(0): what the adapted model reaches without any context."""
         return self.points[0][1]
@@ -42,7 +47,7 @@ class TextCurve:
 
     def loss(self, kept: float) -> float:
         """T at a number of tokens, linear in log(k) between measured ones, and in k below 1."""
-        kept = min(max(kept, 0.0), float(self.points[-1][0]))
+        kept = min(max(kept, 0.0), float(self.longest))
         for (low, above), (high, below) in pairwise(self.points):
             if kept <= high:
                 share = (_scale(kept, low) - _scale(low, low)) / (_scale(high, low) - _scale(low, low))
@@ -64,10 +69,14 @@ class TextCurve:
                 return _unscale(_scale(low, low) + share * (_scale(high, low) - _scale(low, low)), low)
         return float(counts[-1])
 
-    def carried(self, loss: float) -> float | None:
-        """(T(0) - loss) / (T(0) - T(all)): what of the context itself gets through; None where text does not help."""
-        spread = self.no_text - self.all_text
-        return (self.no_text - loss) / spread if spread > 0 else None
+    @property
+    def text_helps(self) -> bool:
+        """Whether the context is worth anything: without that nothing can be measured in it."""
+        return self.all_text < self.no_text
+
+    def carried(self, loss: float) -> float:
+        """(T(0) - loss) / (T(0) - T(all)): what of the context itself gets through, where text helps."""
+        return (self.no_text - loss) / (self.no_text - self.all_text)
 
 
 @dataclass(frozen=True)
@@ -77,18 +86,33 @@ class Worth:
     Args:
         tokens: how many last tokens of the context, kept as text, reach the same loss.
         gain: `tokens` per position that the decoder reads; above 1 it beats keeping that many of the last tokens.
-        carried: share of the context's own value that gets through; None where the context does not help.
+        carried: share of the context's own value that gets through.
     """
 
     tokens: float
     gain: float
-    carried: float | None
+    carried: float
 
 
-def worth_of(curve: TextCurve, loss: float, positions: int) -> Worth:
-    """What a compressor of `positions` positions with this loss is worth."""
+def worth_of(curve: TextCurve, loss: float, positions: int) -> Worth | None:
+    """What a compressor of `positions` positions with this loss is worth; None where text itself does not help."""
+    if not curve.text_helps:
+        return None
     tokens = curve.worth(loss)
     return Worth(tokens, tokens / positions, curve.carried(loss))
+
+
+def headline(worth: Worth, vectors: int, kept: int) -> str:
+    """The one sentence that a result begins with.
+
+    >>> headline(Worth(8.7, 1.45, 0.5), vectors=6, kept=0)
+    '6 vectors do the work of 8.7 tokens of text (gain 1.5)'
+    """
+    what = f"{vectors} vector{'' if vectors == 1 else 's'}"
+    if kept:
+        what += f" and the last {f'{kept} tokens' if kept > 1 else 'token'}"
+    verb = "does" if vectors == 1 and not kept else "do"
+    return f"{what} {verb} the work of {worth.tokens:.1f} tokens of text (gain {worth.gain:.1f})"
 
 
 def _scale(kept: float, low: int) -> float:

@@ -18,6 +18,7 @@ from cmp.search.terminal.plan_text import (
     count,
     describe_data,
     describe_epoch,
+    describe_extras,
     describe_model,
     describe_plan,
     describe_rungs,
@@ -54,6 +55,7 @@ def _parts(space: Space, address: str | None, fresh: bool) -> Iterator[list[str]
     yield describe_space(space)
     trials = _first_trials(space)
     yield ["", f"First {count(len(trials), 'trial')} of {space.search.num_samples}:", *describe_trials(trials)]
+    yield describe_extras(space)
     yield ["", *describe_rungs(space)]
     yield _describe_results(space, fresh=fresh)
     nodes = cluster_nodes(address)

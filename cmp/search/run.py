@@ -78,7 +78,7 @@ class _Search:
         """Open the ledger, print results if there is nothing to do, else search."""
         self.folder.clear_stop()
         ledger = Ledger(self.space, self.folder)
-        if ledger.resumes and ledger.exhausted:
+        if ledger.resumes and ledger.exhausted and (self._is_scored(ledger) or ledger.history.best() is None):
             return self._end(ledger)
         if ledger.resumes:
             messages.say(self.console, messages.found_line(ledger.history, self.space.search.num_samples))
@@ -151,6 +151,7 @@ class _Search:
     def _run_trials(self, ledger: Ledger, plan: Plan, cluster: Cluster, interruption: Interruption) -> None:
         from cmp.search.closing import write_examples_of_best
         from cmp.search.engine.tuner import Desk, run_tune
+        from cmp.search.final import score_on_test
         from cmp.search.observers import observers
 
         display = Display(self.space, ledger.history, self.console, max_concurrent=plan.max_concurrent)
@@ -176,8 +177,18 @@ class _Search:
                 interruption.trials_ended()
                 desk.release_all()
             if ledger.complete() and ledger.history.best() is not None:
+                if not self._is_scored(ledger):
+                    display.status("Scoring the best compressors on documents that decided nothing ...")
+                    score_on_test(
+                        self.folder, self.space, ledger.history, plan.footprint, lambda: interruption.requested
+                    )
                 display.status("Writing examples of the best compressor ...")
                 write_examples_of_best(self.folder, plan.footprint, lambda: interruption.requested)
+
+    def _is_scored(self, ledger: Ledger) -> bool:
+        from cmp.results.front import is_scored
+
+        return is_scored(self.folder, self.space, ledger.history)
 
     def _end(self, ledger: Ledger) -> int:
         """Print what there is and choose the exit code."""
@@ -209,6 +220,7 @@ class _JobFactory:
                 settings=settled(suggested.trial_settings, self.facts),
                 window=self.space.window,
                 folder=suggested.folder.absolute(),
+                role=suggested.role,
             ),
             footprint=self.plan.footprint,
             experiment=self.space.name,
@@ -221,7 +233,8 @@ class _JobFactory:
 
 def _epochs(ledger: Ledger) -> int:
     """Epochs that were reported so far: a Ray that gets some done may be started as often as it dies."""
-    return sum(len(trial.reports) for trial in ledger.history.trials.values())
+    history = ledger.history
+    return sum(len(trial.reports) for trial in [*history.trials.values(), *history.extras.values()])
 
 
 def _total(cluster: Cluster, resource: str) -> float:

@@ -138,6 +138,10 @@ class SearchSettings:
     grace_period: Annotated[int, Range(1), "epochs before a trial may be stopped"] = 1
     reduction_factor: Annotated[int, Range(2), "of this many trials one goes on at each rung"] = 3
     min_peers: Annotated[int, Range(1), "results a rung needs before it may stop a trial"] = 3
+    control: Annotated[
+        bool, "train the text control: what plain text does at the same price; without, the bare model's"
+    ] = True
+    confirm: Annotated[int, Range(0), "train so many of the best settings again under two more seeds"] = 0
     time_budget_seconds: Annotated[
         float | None,
         _POSITIVE,

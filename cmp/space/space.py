@@ -24,7 +24,7 @@ _NOT_IDENTITY = {
     "model_parallel",
 }
 """Where files go, when they are saved and what a trial occupies: none of it changes what a trial learns."""
-_NOT_SEARCH_IDENTITY = {"num_samples", "max_concurrent", "time_budget_seconds", "tracker"}
+_NOT_SEARCH_IDENTITY = {"control", "confirm", "num_samples", "max_concurrent", "time_budget_seconds", "tracker"}
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ Every worker takes whole batches in turn, so that a batch is computed the same w
 order of the final sum differs.
 """
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -102,6 +103,13 @@ def strangers(documents: np.ndarray) -> np.ndarray:
     meetings = [int((documents == np.roll(documents, shift)).sum()) for shift in range(1, count)]
     shift = 1 + int(np.argmin(meetings)) if meetings else 0
     return np.roll(np.arange(count), shift)
+
+
+def without_rows(scores: TokenScores, rows: torch.Tensor) -> TokenScores:
+    """The scores with some of the (B,) rows counting for nothing."""
+    hidden = rows.to(scores.nll.device)[:, None]
+    parts = {item.name: getattr(scores, item.name) for item in dataclasses.fields(scores)}
+    return TokenScores(**{name: part.masked_fill(hidden, 0) for name, part in parts.items()})
 
 
 def pinned_batch(windows: WindowSet, indices: np.ndarray, device: torch.device) -> Batch:

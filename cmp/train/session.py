@@ -81,8 +81,8 @@ class TrialPlan:
     settings: TrialSettings
     window: Window
     folder: Path
-    role: Role = "search"
     url: str | None = None
+    role: Role = "search"
 
     @property
     def home(self) -> Twin:

@@ -3,7 +3,6 @@
 Shape suffixes: `B` batch, `S` target.
 """
 
-import dataclasses
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,7 +11,7 @@ import torch
 from cmp.model.batch import Batch, TokenScores, View
 from cmp.model.compression import CompressionModel
 from cmp.train.data.windows import WindowSet
-from cmp.train.evaluation import MeanScores, mean_scores, mean_scores_of, strangers
+from cmp.train.evaluation import MeanScores, mean_scores, mean_scores_of, strangers, without_rows
 from cmp.train.sync import Workers
 from cmp.train.views import curve_lengths, prefix_sizes
 
@@ -49,7 +48,7 @@ def validate_compressor(
         met = documents[swap] == documents
         found = model.score_variants(batch, None if met.all() else torch.from_numpy(swap), sizes)
         if met.any() and "swapped" in found:
-            found["swapped"] = _without(found["swapped"], torch.from_numpy(met))
+            found["swapped"] = without_rows(found["swapped"], torch.from_numpy(met))
         return found
 
     names = ["memory", "swapped", *map(str, sizes)]
@@ -77,10 +76,3 @@ def validate_control(
     found = mean_scores_of(scorer, list(map(str, lengths)), windows, batches, workers)
     curve = {name: scores.loss for name, scores in found.items()} if whole_curve else {}
     return Validation(target=found["0"], text_curve=curve)
-
-
-def _without(scores: TokenScores, rows: torch.Tensor) -> TokenScores:
-    """The scores with some (B,) rows counting for nothing."""
-    hidden = rows.to(scores.nll.device)[:, None]
-    parts = {item.name: getattr(scores, item.name) for item in dataclasses.fields(scores)}
-    return TokenScores(**{name: part.masked_fill(hidden, 0) for name, part in parts.items()})

@@ -57,7 +57,7 @@ class Folder:
         self.results = ResultsFolder(path)
         self.trials = trials
         plain = FormulaCurves.default(EPOCHS).space.to_dict()
-        plain["search"] = {**plain["search"], **SEARCH, "num_samples": trials + 10_000}
+        plain["search"] = {**plain["search"], **SEARCH, "num_samples": trials + 10_000, "control": False}
         self.space = Space.from_dict(plain)
 
     def write(self) -> int:

@@ -10,6 +10,7 @@ and the share that each way needs to reach the grid's best.
 """
 
 import argparse
+import dataclasses
 import hashlib
 import itertools
 import json
@@ -131,6 +132,7 @@ def search_with(space: Space, seed: int, loops: int, cache: Path, **changes: int
     changed = replace(space, search=SearchSettings(seed=seed, num_samples=ENDLESS, **changes))
     budget = Budget(loops)
     with tempfile.TemporaryDirectory() as folder:
+        changed = dataclasses.replace(changed, search=dataclasses.replace(changed.search, control=False))
         ledger = Ledger(changed, ResultsFolder(Path(folder) / "results"), views=False)
         while budget.spent < loops and (suggested := ledger.next_trial()) is not None:
             number = suggested.number

@@ -105,6 +105,8 @@ class _Run:
         self._seed = space.search.seed
         self._losses: dict[int, list[float]] = {}
         self._due: list[tuple[float, int, int]] = []
+        # a text control decides nothing, and there is no text here
+        space = dataclasses.replace(space, search=dataclasses.replace(space.search, control=False))
         self.ledger = Ledger(space, ResultsFolder(folder), lambda: self.now, views=False)
         started = time.perf_counter()
         self._fill(slots, epochs)

@@ -46,7 +46,8 @@ def test_trials_csv_has_designs_columns_and_the_best_trial_first(tmp_path: Path)
     write_trials_csv(tmp_path / "trials.csv", history(), SEARCHED)
     with (tmp_path / "trials.csv").open() as file:
         rows = list(csv.DictReader(file))
-    columns = "trial status epoch loops seconds val_loss recovered no_context_loss full_context_loss compression_ratio"
+    columns = "trial status epoch loops seconds val_loss positions worth_tokens gain carried swapped_loss recovered "
+    columns += "no_context_loss full_context_loss compression_ratio"
     assert list(rows[0]) == [*columns.split(), "lr", "n_cmps", "cmp_layer"] == [*TRIAL_COLUMNS, *SEARCHED]
     # The failed trial comes after those whose compressor can be used, the one without a report last.
     assert [row["trial"] for row in rows] == ["0", "2", "1", "3"]
@@ -57,6 +58,31 @@ def test_trials_csv_has_designs_columns_and_the_best_trial_first(tmp_path: Path)
     # Started at event 5, finished at event 14; trials wait for one another in this journal.
     assert best["seconds"] == "9.0"
     assert rows[3]["val_loss"] == ""
+    assert (best["worth_tokens"], best["gain"]) == ("", ""), "no text curve is known"
+
+
+def test_tables_say_what_losses_are_worth_once_the_text_control_is_there(tmp_path: Path) -> None:
+    curve = {"epoch": 3, "val_loss": 2.5, "text_curve": {"0": 2.5, "1": 2.3, "2": 2.1, "4": 1.9}}
+    events = [{"event": "suggested", "trial": -1, "role": "control", "settings": {}, "time": 1000.5}]
+    events += [{"event": "reported", "trial": -1, "epoch": 3, "metrics": curve, "time": 1000.6}]
+    known = history()
+    for event in events:
+        known.apply(event)
+    for trial in known.trials.values():
+        for report in trial.reports:
+            report["positions"] = 4
+
+    write_trials_csv(tmp_path / "trials.csv", known, SEARCHED)
+    write_results_parquet(tmp_path / "results.parquet", known, SEARCHED)
+
+    with (tmp_path / "trials.csv").open() as file:
+        best = next(csv.DictReader(file))
+    assert float(best["worth_tokens"]) == pytest.approx(2.0)
+    assert float(best["gain"]) == pytest.approx(0.5)
+    assert float(best["carried"]) == pytest.approx(0.4 / 0.6)
+    table = pq.read_table(tmp_path / "results.parquet")
+    assert table["worth_tokens"].to_pylist()[:2] == [0.0, pytest.approx(2.0)]
+    assert set(table["trial"].to_pylist()) == {0, 1, 2}, "the control is no row: its losses are of another kind"
 
 
 def test_results_parquet_has_one_typed_row_per_report(tmp_path: Path) -> None:

@@ -44,16 +44,14 @@ def test_a_point_that_noise_has_lifted_makes_nothing_worth_more() -> None:
 def test_gain_is_worth_per_position_and_carried_the_share_of_the_contexts_value(curve: TextCurve) -> None:
     found = worth_of(curve, 1.671, positions=8)
 
+    assert found is not None
     assert found.tokens == pytest.approx(16)
     assert found.gain == pytest.approx(2.0)
     assert found.carried == pytest.approx((1.941 - 1.671) / (1.941 - 1.551))
 
 
-def test_a_context_that_does_not_help_is_carried_by_nothing() -> None:
-    flat = TextCurve(((0, 2.0), (4, 2.0)), trained=False)
-
-    assert worth_of(flat, 1.9, 2).carried is None
-    assert worth_of(flat, 1.9, 2).tokens == 4.0
+def test_where_text_does_not_help_nothing_is_measured_in_it() -> None:
+    assert worth_of(TextCurve(((0, 2.0), (4, 2.0)), trained=False), 1.9, 2) is None
 
 
 def test_a_curve_needs_two_points() -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 FAILURES = {"diverged", "out_of_memory", "failed", "worker_died"}
 ENDS = {"stopped", "finished", "failed"}
-MAY_CHANGE = {"num_samples", "max_concurrent", "time_budget_seconds", "tracker"}
+MAY_CHANGE = {"control", "confirm", "num_samples", "max_concurrent", "time_budget_seconds", "tracker"}
 
 
 @dataclass
@@ -30,6 +30,7 @@ class TrialState:
     losses: dict[int, float | None] = field(default_factory=dict)
     end: dict[str, Any] | None = None
     must_end: str | None = None
+    extra: bool = False
 
 
 class Checker:
@@ -40,6 +41,7 @@ class Checker:
         self.trials: dict[int, TrialState] = {}
         self.spaces: list[dict[str, Any]] = []
         self.rung_losses: dict[int, list[float]] = {}
+        self.finalists: set[tuple[int, int]] = set()
         self.line = 0
         self.leaving = False
         self.completed = False
@@ -106,8 +108,12 @@ class Checker:
 
     def on_suggested(self, event: dict[str, Any]) -> None:
         number, settings, space = event["trial"], event["settings"], self.spaces[-1]
-        self.check(number == len(self.trials), f"trial {number} suggested after {len(self.trials)} trials")
-        self.check(number < space["search"]["num_samples"], f"trial {number} is beyond num_samples")
+        chosen = [other for other in self.trials if other >= 0]
+        if number < 0:
+            self.on_extra(event, chosen)
+        else:
+            self.check(number == len(chosen), f"trial {number} suggested after {len(chosen)} trials")
+            self.check(number < space["search"]["num_samples"], f"trial {number} is beyond num_samples")
         self.check(not self.leaving, f"trial {number} suggested after the interruption")
         searched = {name for name, value in space.items() if is_domain(name, value)}
         self.check(set(settings) == searched, f"trial {number} has settings {sorted(settings)}")
@@ -116,7 +122,20 @@ class Checker:
         if space["search"]["max_concurrent"] == 1:
             unfinished = [other for other, trial in self.trials.items() if trial.end is None]
             self.check(not unfinished, f"trial {number} suggested before {unfinished} were continued")
-        self.trials[number] = TrialState(settings, settings.get("n_epochs", space["n_epochs"]))
+        self.trials[number] = TrialState(settings, settings.get("n_epochs", space["n_epochs"]), extra=number < 0)
+
+    def on_extra(self, event: dict[str, Any], chosen: list[int]) -> None:
+        """The text control is number -1 and comes once; finalists come when all trials have ended, each seed once."""
+        number, role = event["trial"], event["role"]
+        self.check(number not in self.trials, f"extra trial {number} suggested twice")
+        self.check(role in ("control", "confirm"), f"extra trial {number} is a {role}")
+        self.check((number == -1) == (role == "control"), f"number {number} for a {role}")
+        if role == "confirm":
+            unfinished = [other for other in chosen if self.trials[other].end is None]
+            self.check(not unfinished, f"finalist {number} before {unfinished} had ended")
+            self.check(event["settings"] == self.trials[event["of"]].settings, f"finalist {number} has other settings")
+            self.check((event["of"], event["seed"]) not in self.finalists, f"finalist {number} was there before")
+            self.finalists.add((event["of"], event["seed"]))
 
     def on_started(self, event: dict[str, Any], trial: TrialState) -> None:
         trial.attempts += 1
@@ -134,7 +153,7 @@ class Checker:
         trial.losses[epoch] = loss
         if loss is None or not math.isfinite(loss):
             trial.must_end = "failed"
-        elif self.asha_stops(epoch, loss) and epoch < trial.n_epochs:
+        elif not trial.extra and self.asha_stops(epoch, loss) and epoch < trial.n_epochs:
             trial.must_end = "stopped"
 
     def asha_stops(self, epoch: int, loss: float) -> bool:
@@ -157,7 +176,9 @@ class Checker:
         return may_stop and is_worse and not self.is_misleading(epoch, later)
 
     def is_misleading(self, epoch: int, later: int) -> bool:
-        known = [(trial.losses.get(epoch), trial.losses.get(later)) for trial in self.trials.values()]
+        known = [
+            (trial.losses.get(epoch), trial.losses.get(later)) for trial in self.trials.values() if not trial.extra
+        ]
         both = [(a, b) for a, b in known if a is not None and b is not None and math.isfinite(a + b)]
         if len(both) < 6:
             return False

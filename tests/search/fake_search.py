@@ -34,7 +34,7 @@ def make_space(*, n_epochs: int = 4, searched: dict[str, Any] | None = None, **s
         "cmp_layer": {"choice": ["half", -1, 6]},
     }
     settings = {"model_string": "m", "dataset": "d", "exp_name": "fake", "n_epochs": n_epochs}
-    defaults = {"num_samples": 8, "startup_trials": 3, "min_peers": 2}
+    defaults = {"num_samples": 8, "startup_trials": 3, "min_peers": 2, "control": False}
     return Space.from_dict(
         {**settings, **(domains if searched is None else searched), "search": {**defaults, **search}}
     )

@@ -154,7 +154,7 @@ def test_a_text_control_is_trained_like_a_trial_and_reports_its_curve_at_the_end
     )  # fmt: skip
     session = LocalSession()
 
-    outcome = run_trial(TrialPlan(-1, config, Window(24, 8), tmp_path / "trials" / "text", "control"), session)
+    outcome = run_trial(TrialPlan(-1, config, Window(24, 8), tmp_path / "trials" / "text", role="control"), session)
 
     assert outcome.status == "finished"
     first, last = session.reports

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from cmp.results.folder import ResultsFolder
-from cmp.results.history import History, TrialRecord, is_finite
+from cmp.results.history import CONTROL, History, TrialRecord, is_finite
 from cmp.results.journal import Event, Journal, plain
 from cmp.search.decide.asha import Asha, Decision
+from cmp.search.decide.extras import control_sample, extra_settings, next_finalist, wants_control
 from cmp.search.decide.identity import refuse_another_search, refuse_other_facts, session_event, write_space
 from cmp.search.decide.sampler import Sampler, max_trials
 from cmp.search.decide.views import FolderViews
@@ -24,7 +25,7 @@ from cmp.space.settings import TrialSettings
 from cmp.space.space import Space
 
 if TYPE_CHECKING:
-    from cmp.train.session import EpochReport, TrialOutcome
+    from cmp.train.session import EpochReport, Role, TrialOutcome
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +44,7 @@ class Suggested:
         folder: where it keeps checkpoints, best weights and its log.
         attempt: 1 the first time it is put to work.
         epoch: epochs that the journal already has; its reports up to there will be dropped as repeats.
+        role: "search", or that of an extra trial.
     """
 
     number: int
@@ -51,6 +53,7 @@ class Suggested:
     folder: Path
     attempt: int
     epoch: int
+    role: "Role" = "search"
 
 
 class Ledger:
@@ -101,8 +104,10 @@ class Ledger:
         with self._lock:
             if self._interrupting or self.time_is_up():
                 return True
-            waiting = any(trial.number not in self._issued for trial in self.history.unfinished())
-            return not waiting and len(self.history.trials) >= max_trials(self.space)
+            waiting = any(trial.number not in self._issued for trial in self._unfinished())
+            return (
+                not waiting and not self._control_is_due() and self._all_suggested() and self._next_finalist() is None
+            )
 
     @property
     def seconds(self) -> float:
@@ -171,12 +176,19 @@ class Ledger:
             self._begin_if_needed()
             if self._interrupting or self.time_is_up():
                 return None
-            for trial in self.history.unfinished():
+            if self._control_is_due():
+                settings = control_sample(self.space)
+                self._append({"event": "suggested", "trial": CONTROL, "role": "control", "settings": settings})
+            for trial in self._unfinished():
                 if trial.number not in self._issued:
                     return self._issue(trial)
             number = len(self.history.trials)
-            if number >= max_trials(self.space):
-                return None
+            if self._all_suggested():
+                finalist = self._next_finalist()
+                if finalist is None:
+                    return None
+                self._append(finalist)
+                return self._issue(self.history.extras[finalist["trial"]])
             sampled = self._sampler.suggest(number, self.history)
             self._append({"event": "suggested", "trial": number, "settings": sampled})
             return self._issue(self.history.trials[number])
@@ -184,7 +196,7 @@ class Ledger:
     def started(self, number: int, *, node: str | None = None, pid: int | None = None) -> None:
         """Note that a trial is at work; called for every attempt."""
         with self._lock:
-            trial = self.history.trials[number]
+            trial = self.history.record(number)
             if not trial.has_ended:
                 attempt = len(trial.attempts) + 1
                 self._append({"event": "started", "trial": number, "attempt": attempt, "node": node, "pid": pid})
@@ -200,7 +212,7 @@ class Ledger:
         epoch = metrics["epoch"]
         with self._lock:
             self._begin_if_needed()
-            trial = self.history.trials[number]
+            trial = self.history.record(number)
             if trial.has_ended:
                 return "stop"
             if not trial.has_reported(epoch):
@@ -215,7 +227,7 @@ class Ledger:
         """Take a trial's own account of how it ended. An interrupted one can be issued again; an ended one stays so."""
         with self._lock:
             self._begin_if_needed()
-            trial = self.history.trials[number]
+            trial = self.history.record(number)
             if not trial.has_ended:
                 self._take_outcome(trial, outcome)
             self.release(number)
@@ -224,7 +236,7 @@ class Ledger:
         """Give up a trial whose worker died more often than it may."""
         with self._lock:
             self._issued.discard(number)
-            trial = self.history.trials[number]
+            trial = self.history.record(number)
             if not trial.has_ended:
                 self._fail(trial, "worker_died", reason)
 
@@ -263,11 +275,28 @@ class Ledger:
     def trial_settings(self, number: int) -> TrialSettings:
         """All settings of a trial."""
         if number not in self._settings:
-            self._settings[number] = self.space.trial_settings(self.history.trials[number].settings)
+            record = self.history.record(number)
+            extra = number < 0
+            self._settings[number] = (
+                extra_settings(self.space, record) if extra else self.space.trial_settings(record.settings)
+            )
         return self._settings[number]
 
     def _n_epochs(self, number: int) -> int:
-        return int(self.history.trials[number].settings.get("n_epochs") or self.space.fixed["n_epochs"])
+        return int(self.history.record(number).settings.get("n_epochs") or self.space.fixed["n_epochs"])
+
+    def _unfinished(self) -> list[TrialRecord]:
+        return [*self.history.unfinished_extras(), *self.history.unfinished()]
+
+    def _all_suggested(self) -> bool:
+        return len(self.history.trials) >= max_trials(self.space)
+
+    def _control_is_due(self) -> bool:
+        return wants_control(self.space) and self.history.control is None
+
+    def _next_finalist(self) -> Event | None:
+        """None, too, while a trial of the search may still become one."""
+        return None if self.history.unfinished() else next_finalist(self.space, self.history)
 
     def _issue(self, trial: TrialRecord) -> Suggested:
         self._issued.add(trial.number)
@@ -278,6 +307,7 @@ class Ledger:
             folder=self.folder.trial(trial.number),
             attempt=len(trial.attempts) + 1,
             epoch=trial.epoch,
+            role=trial.role,
         )
 
     def _take_outcome(self, trial: TrialRecord, outcome: "TrialOutcome") -> None:
@@ -299,11 +329,11 @@ class Ledger:
     def _apply(self, event: Event) -> None:
         """Everything that an event changes, the same when it happens and when it is replayed."""
         self.history.apply(event)
-        number = event.get("trial")
+        number = event.get("trial", 0)
         if event["event"] in ("stopped", "finished", "failed"):
             self._due_stops.pop(event["trial"], None)
             self._issued.discard(event["trial"])
-        if event["event"] != "reported" or number is None or not is_finite(event["metrics"].get("val_loss")):
+        if event["event"] != "reported" or number < 0 or not is_finite(event["metrics"].get("val_loss")):
             return
         decision = self._asha.record(number, event["epoch"], event["metrics"]["val_loss"])
         if decision.stop and event["epoch"] < self._n_epochs(number):
@@ -318,7 +348,7 @@ class Ledger:
 
     def _complete_decisions(self) -> None:
         """Write the ends that follow from the journal but did not reach it."""
-        for trial in self.history.unfinished():
+        for trial in self._unfinished():
             if trial.reports:
                 self._end_if_due(trial, trial.epoch)
             if not trial.has_ended and trial.epoch >= self._n_epochs(trial.number):
@@ -347,7 +377,9 @@ class Ledger:
     def _replay(self, event: Event) -> None:
         if event["event"] == "suggested" and not self.history.trials:
             refuse_another_search(self.folder, self.history, self.space)
-        if event["event"] == "suggested" and event["trial"] in self.history.trials:
+        if event["event"] == "suggested" and (
+            event["trial"] in self.history.trials or event["trial"] in self.history.extras
+        ):
             raise ValueError(f"trial {event['trial']} is suggested again, as when two searches write here")
         self._apply(event)
 

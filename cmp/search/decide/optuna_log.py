@@ -55,6 +55,8 @@ class OptunaLog:
 
     def _translate(self, event: Event, history: History) -> list[Line]:
         kind = event["event"]
+        if event.get("trial", 0) < 0:  # measured with, not chosen from
+            return []
         if kind == "suggested":
             return [self._suggested(event)]
         if kind == "reported":

@@ -48,7 +48,7 @@ class TrialJob:
     @property
     def name(self) -> str:
         """Experiment and trial, as people write it."""
-        return f"{self.experiment}/{self.plan.number:04d}"
+        return f"{self.experiment}/{self.plan.folder.name}"
 
     @property
     def run_name(self) -> str:

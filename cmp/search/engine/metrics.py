@@ -2,6 +2,7 @@
 
 from ray.util.metrics import Gauge
 
+from cmp.results.folder import trial_label
 from cmp.results.history import History, is_finite
 from cmp.results.journal import Event
 
@@ -27,7 +28,7 @@ class RayMetrics:
         """Show a report's numbers."""
         if event["event"] != "reported":
             return
-        tags = {"experiment": self._experiment, "trial": f"{event['trial']:04d}"}
+        tags = {"experiment": self._experiment, "trial": trial_label(event["trial"])}
         for name, gauge in self._gauges.items():
             value = event["metrics"].get(name)
             if is_finite(value):

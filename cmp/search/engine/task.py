@@ -1,9 +1,9 @@
-"""Work for one worker of a trial's size, outside any trial: what a search does before its first and after its last."""
+"""Work for one worker of a trial's size, outside any trial: what a search does when its last trial has ended."""
 
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import ray
 
@@ -12,14 +12,16 @@ from cmp.search.engine.job import enter
 
 LOOK_EVERY_SECONDS = 0.2
 
+T = TypeVar("T")
+
 
 class TaskError(Exception):
     """The task failed, or its process did; the text is the last line of the reason."""
 
 
 def run_task(
-    work: Callable[[str], Any], footprint: Footprint, *, must_leave: Callable[[], bool], timeout_seconds: float
-) -> Any:
+    work: Callable[[str], T], footprint: Footprint, *, must_leave: Callable[[], bool], timeout_seconds: float
+) -> T | None:
     """Run `work(device)` where a trial could run, and wait for it.
 
     Args:
@@ -29,7 +31,7 @@ def run_task(
         timeout_seconds: the task is ended after this time.
 
     Returns:
-        What it returned; None when it was ended before it was done.
+        What `work` returned; None when it was ended before it was done.
 
     Raises:
         TaskError: it failed.

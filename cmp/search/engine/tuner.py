@@ -21,6 +21,7 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 from ray.tune.stopper import Stopper
 
+from cmp.results.folder import trial_label
 from cmp.search.decide.ledger import Ledger, Suggested
 from cmp.search.engine.actor import TrialActor
 from cmp.search.engine.job import TrialJob
@@ -90,8 +91,7 @@ class Desk:
             if message["event"] == "started":
                 self.ledger.started(number, node=message["node"], pid=message["pid"])
                 return True
-            metrics = {name: message[name] for name in _REPORT_FIELDS if name in message}
-            return self.ledger.report(number, metrics) == "continue"
+            return self.ledger.report(number, report_metrics(message)) == "continue"
 
     def close(self, trial_id: str, message: Mapping[str, Any]) -> None:
         """A trial left Tune: by its own outcome, or because the ledger wanted it to."""
@@ -108,6 +108,16 @@ class Desk:
         """A trial's process died too often."""
         with self.keeping_error():
             self.ledger.died(self.numbers[trial_id], reason)
+
+
+def report_metrics(message: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a report. Tune hands nested ones to its scheduler flattened, as "text_curve/16"."""
+    metrics = {name: message[name] for name in _REPORT_FIELDS if name in message}
+    for key, value in message.items():
+        name, _, inner = key.partition("/")
+        if inner and name in _REPORT_FIELDS:
+            metrics.setdefault(name, {})[inner] = value
+    return metrics
 
 
 class LedgerSearcher(Searcher):
@@ -229,7 +239,7 @@ def run_tune(
             max_concurrent_trials=max_concurrent,
             reuse_actors=True,
             trial_name_creator=lambda trial: trial.config["job"].run_name,
-            trial_dirname_creator=lambda trial: f"{trial.config['trial']:04d}-{trial.trial_id}",
+            trial_dirname_creator=lambda trial: f"{trial_label(trial.config['trial'])}-{trial.trial_id}",
         ),
         run_config=RunConfig(
             name=name,

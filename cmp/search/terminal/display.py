@@ -108,28 +108,38 @@ def live_table(space: Space, history: History, width: int) -> Table:
     shown = others[: max(0, MAX_ROWS - len(running))] + running
     ended = sum(trial.has_ended for trial in history.trials.values())
     title = f"{space.name}: {ended} of {space.search.num_samples} trials done, {len(running)} running"
-    table = trials_table(space, shown, width, title=title)
+    table = trials_table(space, history, shown, width, title=title)
     if len(shown) < len(running) + len(others):
         table.caption = f"and {len(running) + len(others) - len(shown)} more, in trials.csv"
     return table
 
 
 def trials_table(
-    space: Space, trials: list[TrialRecord], width: int, *, title: str | None = None, over: bool = False
+    space: Space,
+    history: History,
+    trials: list[TrialRecord],
+    width: int,
+    *,
+    title: str | None = None,
+    over: bool = False,
 ) -> Table:
-    """One row per trial. Searched settings that do not fit into `width` columns are left out, the last first.
+    """The text control and one row per trial.
+
+    Searched settings that do not fit into `width` columns are left out, the last first.
 
     Args:
         space: has the searched settings, in the order of the file.
+        history: has the text control, and what losses are worth.
         trials: in the order of the rows.
         width: columns of the terminal.
         title: a line above the heads.
         over: nothing runs any more, so what has not ended is unfinished.
     """
     names = list(space.searched)
-    head, tail = ["trial"], ["epoch", "val_loss", "recovered", "tokens/s", "status"]
+    head, tail = ["trial"], ["epoch", "val_loss", "worth", "gain", "tokens/s", "status"]
+    extras = [] if history.control is None else [history.control]
     while True:
-        rows = [_row(trial, names, over=over) for trial in trials]
+        rows = [_row(history, trial, names, over=over) for trial in (*extras, *trials)]
         heads = [*head, *(name[:HEAD_COLUMNS] for name in names), *tail]
         if not names or _width(heads, rows) <= width:
             break
@@ -149,15 +159,17 @@ def _width(heads: list[str], rows: list[list[str]]) -> int:
     return sum(max(len(cell) for cell in column) + 2 for column in columns)
 
 
-def _row(trial: TrialRecord, names: list[str], *, over: bool) -> list[str]:
+def _row(history: History, trial: TrialRecord, names: list[str], *, over: bool) -> list[str]:
     best = trial.best_report
     last = trial.reports[-1] if trial.reports else {}
+    worth = history.worth_of(best) if best and trial.role != "control" else None
     return [
-        str(trial.number),
+        trial_name(trial),
         *(short(trial.settings.get(name)) for name in names),
         str(trial.epoch) if trial.reports else "",
         _fixed(best and best.get("val_loss")),
-        _fixed(best and best.get("recovered"), digits=2),
+        _fixed(worth and worth.tokens, digits=1),
+        _fixed(worth and worth.gain, digits=1),
         _thousands(last.get("tokens_per_second")),
         "unfinished" if over and not trial.has_ended else trial.outcome,
     ]
@@ -165,25 +177,37 @@ def _row(trial: TrialRecord, names: list[str], *, over: bool) -> list[str]:
 
 def event_line(event: Mapping[str, Any], space: Space, history: History) -> str | None:
     """The plain line for an event; None for those nobody waits for."""
-    kind = event["event"]
-    number = event.get("trial")
+    kind, number = event["event"], event.get("trial")
+    if number is None:
+        return None
+    trial = f"trial {trial_name(history.record(number))}" if number >= 0 else trial_name(history.record(number))
     if kind == "started":
-        settings = " ".join(f"{name}={short(value)}" for name, value in history.trials[event["trial"]].settings.items())
-        return f"trial {number}  started  {settings}".rstrip()
+        settings = " ".join(f"{name}={short(value)}" for name, value in history.record(number).settings.items())
+        return f"{trial}  started  {settings}".rstrip()
     if kind == "reported":
-        return f"trial {number}  {_report_text(event['metrics'], event['epoch'])}"
+        return f"{trial}  {_report_text(history, event['metrics'], event['epoch'])}"
     if kind == "stopped":
-        return f"trial {number}  stopped after epoch {event['epoch']}: others were better there"
+        return f"{trial}  stopped after epoch {event['epoch']}: others were better there"
     if kind == "finished":
-        return f"trial {number}  finished after epoch {event['epoch']}; {best_line(history)}"
+        return f"{trial}  finished after epoch {event['epoch']}; {best_line(history)}"
     if kind == "failed":
-        return f"trial {number}  {event['kind']}: {event['reason']} (see {event['log']})"
+        return f"{trial}  {event['kind']}: {event['reason']} (see {event['log']})"
     return None
 
 
-def _report_text(metrics: Mapping[str, Any], epoch: int) -> str:
+def trial_name(trial: TrialRecord) -> str:
+    """A trial as people call it: its number, the text control by what it is, a finalist by trial and seed."""
+    if trial.role == "control":
+        return "text"
+    return str(trial.number) if trial.role == "search" else f"{trial.of} seed {trial.seed}"
+
+
+def _report_text(history: History, metrics: Mapping[str, Any], epoch: int) -> str:
     text = f"epoch {epoch}  val_loss {_fixed(metrics.get('val_loss'))}"
-    if metrics.get("recovered") is not None:
+    worth = history.worth_of(metrics) if metrics.get("swapped_loss") is not None else None
+    if worth is not None:
+        text += f"  worth {worth.tokens:.1f}  gain {worth.gain:.1f}"
+    elif metrics.get("recovered") is not None:
         text += f"  recovered {_fixed(metrics['recovered'], digits=2)}"
     return f"{text}  {_thousands(metrics.get('tokens_per_second'))} tokens/s"
 
@@ -194,9 +218,12 @@ def best_line(history: History) -> str:
     if trial is None or trial.best_report is None:
         return "no result yet"
     report = trial.best_report
-    loss, epoch, recovered = _fixed(report["val_loss"]), report["epoch"], _fixed(report.get("recovered"), digits=2)
-    line = f"best so far: trial {trial.number}, val_loss {loss} at epoch {epoch}"
-    return f"{line}, recovered {recovered}" if recovered else line
+    line = f"best so far: trial {trial.number}, val_loss {_fixed(report['val_loss'])} at epoch {report['epoch']}"
+    worth = history.worth_of(report)
+    if worth is None:
+        return line
+    line += f", worth {worth.tokens:.1f} tokens of text at {report['positions']} positions (gain {worth.gain:.1f})"
+    return line if history.text_curve is not None and history.text_curve.trained else f"{line}, by the untrained model"
 
 
 def seconds_left(space: Space, history: History, max_concurrent: int, now: float) -> float | None:

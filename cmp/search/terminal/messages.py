@@ -2,13 +2,18 @@
 
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from rich.console import Console
 from rich.text import Text
 
+from cmp.results.finalists import finalist_lines
 from cmp.results.folder import ResultsFolder
+from cmp.results.front import candidate_of
 from cmp.results.history import History, TrialRecord
+from cmp.results.scores import Candidate, CompressorScores, Interval, SplitScores, load_scores
+from cmp.results.worth import headline
 from cmp.search.terminal.display import best_line, duration, short, trials_table
 from cmp.space.space import Space
 
@@ -42,13 +47,13 @@ def same_command(arguments: Sequence[str] | None = None) -> str:
 def print_results(console: Console, space: Space, history: History, folder: ResultsFolder) -> None:
     """The table best first, the best trial between its bounds, where everything is and how to use it."""
     console.print()
-    console.print(trials_table(space, history.ranked(), _table_width(console), over=True))
+    console.print(trials_table(space, history, history.ranked(), _table_width(console), over=True))
     console.print()
     best = history.best()
     if best is None:
         say(console, f"No trial succeeded; the reasons are in {folder.trials_csv} and in each trial's log.txt.")
         return
-    say(console, best_text(best, history, space))
+    say(console, best_text(best, history, space, load_scores(folder.test_scores)))
     say(console, places_text(folder))
 
 
@@ -56,7 +61,9 @@ def print_partial(console: Console, space: Space, history: History, folder: Resu
     """What an interrupted search has so far; it names no winner."""
     console.print()
     if history.trials:
-        table = trials_table(space, history.ranked(), _table_width(console), title="Partial results", over=True)
+        table = trials_table(
+            space, history, history.ranked(), _table_width(console), title="Partial results", over=True
+        )
         console.print(table)
     left = space.search.num_samples - sum(trial.has_ended for trial in history.trials.values())
     say(
@@ -68,24 +75,94 @@ def print_partial(console: Console, space: Space, history: History, folder: Resu
     say(console, f"Everything is in {folder.path}. To go on from here:\n\n    {same_command()}\n")
 
 
-def best_text(best: TrialRecord, history: History, space: Space) -> str:
-    """The best trial: its settings, its loss between the two bounds, what it took."""
+def best_text(best: TrialRecord, history: History, space: Space, scores: SplitScores | None = None) -> str:
+    """The best trial: what it is worth on documents that decided nothing, beside the controls, and what it took.
+
+    Args:
+        best: the trial with the lowest val_loss.
+        history: of the search.
+        space: of the search.
+        scores: on the test split; without them the numbers are those that the trial was selected on.
+    """
     report = best.best_report or {}
     settings = ", ".join(f"{name} {short(value)}" for name, value in best.settings.items()) or "nothing was searched"
-    lines = [f"Best: trial {best.number} at epoch {report['epoch']}: {settings}"]
+    candidate = candidate_of(space, best)
+    tested = None if scores is None or not scores.compressors else scores.compressors[0]
+    if scores is None or tested is None or tested.candidate != candidate:
+        lines = _selected_lines(report, history, candidate)
+    else:
+        lines = _tested_lines(scores, tested)
+        lines.append(f"  selected on val_loss {report['val_loss']:.4f} (recovered {_number(report.get('recovered'))})")
+    lines.append(f"  trial {best.number} at epoch {report['epoch']}: {settings}")
+    lines += finalist_lines(history)
+    epochs = sum(trial.epoch for trial in history.trials.values())
+    spared = sum(_spared(trial, space) for trial in history.trials.values())
+    lines.append(f"  {epochs} epochs in {duration(history.seconds)}; early stopping spared {spared}")
+    return "\n".join(lines)
+
+
+def _tested_lines(scores: SplitScores, tested: CompressorScores) -> list[str]:
+    candidate, worth = tested.candidate, tested.worth
+    lines = ["Best: worth nothing that can be measured, because the context itself does not help on this text"]
+    if worth is not None and tested.gain and tested.worth_tokens and tested.carried:
+        lines = [f"Best: {headline(worth, candidate.vectors, candidate.kept)}"]
+        lines.append(
+            f"  95 % intervals: worth {_range(tested.worth_tokens, 1)} tokens, gain {_range(tested.gain, 2)}, carried "
+            f"{_range(tested.carried, 2)} of the context's value"
+        )
+    if not scores.trained:
+        lines.append("  by the untrained model's text curve: there is no text control, so adaptation counts as memory")
+    lines.append(f"  on {scores.documents:,} test documents that decided nothing, nats per target token:")
+    rows = [(scores.no_context_loss, "the model without the context")]
+    curve = scores.curve
+    if curve is not None and scores.trained:
+        rows.append((curve.loss(candidate.kept), _text_words(candidate.kept, "without any memory")))
+    rows += [(found.value, words) for found, words in (
+        (tested.swapped_loss, "with the memory of another document"),
+        (tested.mean_loss, "with one constant memory, the mean"),
+    ) if found is not None]  # fmt: skip
+    if tested.text_loss is not None:
+        rows.append((tested.text_loss, f"plain text at the same price, the last {candidate.positions} tokens"))
+    rows.append((tested.loss.value, f"its own memory ({_range(tested.loss, 4)})"))
+    rows.append((scores.full_context_loss, "the model with the whole context"))
+    lines += [f"    {loss:.4f}  {words}" for loss, words in rows]
+    if scores.difference is not None:
+        lines.append(f"  trial {scores.runner_up}, the runner-up, is {_range_of_difference(scores.difference)}")
+    return lines
+
+
+def _text_words(kept: int, instead: str) -> str:
+    text = "without any text" if kept == 0 else f"with the last {kept} tokens"
+    return f"the adapted model {text}, {instead}"
+
+
+def _selected_lines(report: Mapping[str, Any], history: History, candidate: Candidate) -> list[str]:
+    worth = history.worth_of(report)
+    first = "Best" if worth is None else f"Best: {headline(worth, candidate.vectors, candidate.kept)}"
+    lines = [f"{first}, by the numbers it was selected on (no scores on the test split)"]
     lines.append(f"  val_loss {report['val_loss']:.4f} nats per token, between")
     lines.append(f"    {report['no_context_loss']:.4f}  the model without the context, and")
     lines.append(f"    {report['full_context_loss']:.4f}  the model with the whole context")
     if report.get("recovered") is None:
         lines.append("  recovered is undefined: the context itself does not help this model on this text")
     else:
-        ratio = report.get("compression_ratio")
-        at = "" if ratio is None else f", at compression ratio {ratio:.1f}"
-        lines.append(f"  recovered {report['recovered']:.3f} of what the context is worth{at}")
-    epochs = sum(trial.epoch for trial in history.trials.values())
-    spared = sum(_spared(trial, space) for trial in history.trials.values())
-    lines.append(f"  {epochs} epochs in {duration(history.seconds)}; early stopping spared {spared}")
-    return "\n".join(lines)
+        lines.append(f"  recovered {report['recovered']:.3f} of the gap between these; adaptation counts in it")
+    return lines
+
+
+def _number(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:.3f}"
+
+
+def _range(found: Interval, digits: int) -> str:
+    return f"{found.low:.{digits}f} to {found.high:.{digits}f}"
+
+
+def _range_of_difference(found: Interval) -> str:
+    """In words: how much worse the runner-up is, and whether that is more than chance."""
+    size = f"{abs(found.value):.4f} nats {'worse' if found.value <= 0 else 'better'}"
+    chance = "within chance" if found.low <= 0 <= found.high else "more than chance"
+    return f"{size} on the same documents ({found.low:+.4f} to {found.high:+.4f}), {chance}"
 
 
 def _spared(trial: TrialRecord, space: Space) -> int:

@@ -4,6 +4,7 @@ import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from cmp.search.decide.extras import wants_control
 from cmp.search.engine.footprint import Plan
 from cmp.space.layers import ModelFacts
 from cmp.space.rules import show
@@ -56,6 +57,15 @@ def describe_trials(trials: Sequence[dict[str, Any]]) -> list[str]:
         return ["  0  as set"]
     texts = [", ".join(f"{name}: {show(_rounded(value))}" for name, value in sampled.items()) for sampled in trials]
     return [f"  {number}  {text}" for number, text in enumerate(texts)]
+
+
+def describe_extras(space: Space) -> list[str]:
+    """What is trained beside the trials."""
+    control = "Text control: one trial more that compresses nothing, for what plain text does at the same price"
+    if not wants_control(space):
+        control = "Text control: none; what trials are worth is read off the bare model's text, adaptation included"
+    again = f"Then: the best {space.search.confirm} again under two more seeds"
+    return [control, *([again] if space.search.confirm else [])]
 
 
 def _rounded(value: Any) -> Any:

@@ -153,3 +153,13 @@ def test_a_group_starts_no_manager_for_ray_data() -> None:
 
     # Fails when another version of Ray builds its callbacks elsewhere: the override would change nothing.
     assert callbacks(TorchTrainer) - callbacks(GroupTrainer) == {"DatasetsCallback"}
+
+
+def test_a_report_survives_what_tune_does_to_its_nested_fields() -> None:
+    from ray.tune.utils.util import flatten_dict
+
+    from cmp.search.engine.tuner import report_metrics
+
+    metrics = {"epoch": 4, "val_loss": 2.0, "nested": None, "text_curve": {"0": 3.0, "16": 2.5}}
+
+    assert report_metrics(flatten_dict({**metrics, "training_iteration": 4, "config": {"lr": 1.0}})) == metrics

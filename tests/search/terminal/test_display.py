@@ -10,6 +10,7 @@ from rich.table import Table
 
 from cmp.results.folder import ResultsFolder
 from cmp.results.history import History
+from cmp.results.scores import Candidate, CompressorScores, Interval, SplitScores
 from cmp.search.run import standard_output
 from cmp.search.terminal import messages
 from cmp.search.terminal.display import Display, best_line, duration, event_line, live_table, seconds_left, trials_table
@@ -90,8 +91,8 @@ def test_the_live_table_fits_the_terminal(space: Space, history: History, width:
 
 
 def test_a_narrow_terminal_leaves_out_settings_not_results(space: Space, history: History) -> None:
-    wide = rendered(trials_table(space, history.ranked(), 200), 200)
-    narrow = rendered(trials_table(space, history.ranked(), 60), 60)
+    wide = rendered(trials_table(space, history, history.ranked(), 200), 200)
+    narrow = rendered(trials_table(space, history, history.ranked(), 60), 60)
 
     assert "lr" in wide and "n_cmps" in wide and "cmp_layer" in wide
     assert "cmp_layer" not in narrow and "val_loss" in narrow
@@ -119,7 +120,7 @@ def test_in_a_pipe_every_line_stands_alone(space: Space, history: History) -> No
         "trial 1  epoch 1  val_loss 2.9000  recovered 0.10  12,346 tokens/s",
         "trial 1  stopped after epoch 1: others were better there",
         "trial 0  epoch 2  val_loss 2.4000  recovered 0.60  12,346 tokens/s",
-        "trial 0  finished after epoch 2; best so far: trial 0, val_loss 2.4000 at epoch 2, recovered 0.60",
+        "trial 0  finished after epoch 2; best so far: trial 0, val_loss 2.4000 at epoch 2",
         "trial 2  started  lr=0.00123 n_cmps=4 cmp_layer=half",
         "trial 2  out_of_memory: use a smaller batch_size (see trials/0002/log.txt)",
         "trial 3  started  lr=0.00123 n_cmps=4 cmp_layer=half",
@@ -167,7 +168,7 @@ def test_durations_read_like_durations() -> None:
 
 def test_the_best_trial_is_named_once_there_is_one(history: History) -> None:
     assert best_line(History()) == "no result yet"
-    assert best_line(history) == "best so far: trial 0, val_loss 2.4000 at epoch 2, recovered 0.60"
+    assert best_line(history) == "best so far: trial 0, val_loss 2.4000 at epoch 2"
 
 
 def printed(write: Any, space: Space, history: History, path: Path) -> str:
@@ -180,15 +181,95 @@ def test_the_end_says_what_is_best_between_its_bounds_and_how_to_use_it(space: S
     text = printed(messages.print_results, space, history, Path("results/fake"))
 
     for words in (
-        "Best: trial 0 at epoch 2: lr 0.00123, n_cmps 4, cmp_layer half",
+        "trial 0 at epoch 2: lr 0.00123, n_cmps 4, cmp_layer half",
         "val_loss 2.4000 nats per token",
         "3.0000  the model without the context",
         "2.0000  the model with the whole context",
-        "recovered 0.600 of what the context is worth, at compression ratio 12.5",
+        "recovered 0.600 of the gap",
         'Compressor.from_pretrained("results/fake/best")',
         "results/fake/report.html",
     ):
         assert words in text
+
+
+CURVE = {"event": "reported", "trial": -1, "epoch": 4, "time": 50.0, "metrics": {
+    "epoch": 4, "val_loss": 3.0, "text_curve": {"0": 3.0, "1": 2.9, "2": 2.7, "4": 2.5, "8": 2.3, "16": 2.0},
+}}  # fmt: skip
+
+
+@pytest.fixture
+def with_control() -> History:
+    """The same search with its text control, and positions in its reports."""
+    control = [
+        {"event": "suggested", "trial": -1, "role": "control", "settings": {"lr": 0.01, "n_cmps": 4}, "time": 0.0},
+        {"event": "started", "trial": -1, "attempt": 1, "node": "a", "pid": 1, "time": 0.0},
+        CURVE,
+    ]
+    more = {"positions": 4, "swapped_loss": 2.8}
+    events = [
+        {**event, "metrics": {**event["metrics"], **more}} if event["event"] == "reported" else event
+        for event in EVENTS
+    ]
+    return History.from_events([events[0], *control, *events[1:]])
+
+
+def test_the_table_shows_text_and_what_every_trial_is_worth_in_it(space: Space, with_control: History) -> None:
+    text = rendered(trials_table(space, with_control, with_control.ranked(), 120), 120)
+
+    rows = {line.split()[0]: line for line in text.splitlines() if line.strip()}
+    assert "3.0000" in rows["text"]
+    assert "5.7" in rows["0"] and "1.4" in rows["0"], "2.4 is half-way between T(4) and T(8); 5.7 tokens, 4 positions"
+
+
+def test_lines_speak_in_tokens_of_text(space: Space, with_control: History) -> None:
+    assert best_line(with_control).endswith("worth 5.7 tokens of text at 4 positions (gain 1.4)")
+    line = event_line(report(0, 2, 2.4, 20.0, positions=4, swapped_loss=2.8), space, with_control)
+    assert line == "trial 0  epoch 2  val_loss 2.4000  worth 5.7  gain 1.4  12,346 tokens/s"
+    assert event_line(CURVE, space, with_control) == "text  epoch 4  val_loss 3.0000   tokens/s"
+
+
+def scores_of(trial: int, epoch: int) -> SplitScores:
+    """Made up: 4 vectors and 2 kept tokens worth 8 tokens."""
+    candidate = Candidate(trial, epoch, vectors=4, kept=0)
+    near = {"loss": 2.3, "swapped_loss": 2.9, "mean_loss": 2.85, "recovered": 0.7, "worth_tokens": 8.0, "gain": 2.0}
+    intervals = {name: Interval(value, 0.9 * value, 1.1 * value) for name, value in (near | {"carried": 0.7}).items()}
+    compressor = CompressorScores(candidate=candidate, text_loss=2.5, **intervals)
+    curve = {"0": 3.0, "4": 2.5, "8": 2.3, "16": 2.0}
+    more = {"trained": True, "plain_curve": curve, "compressors": (compressor,), "runner_up": 3}
+    return SplitScores("test", 40, 80, 400, 3.1, 1.9, curve, difference=Interval(-0.04, -0.06, -0.02), **more)
+
+
+def test_the_last_lines_begin_with_what_the_best_is_worth_on_test_beside_its_controls(
+    space: Space, with_control: History
+) -> None:
+    best = with_control.best()
+    assert best is not None
+
+    text = messages.best_text(best, with_control, space, scores_of(best.number, 2))
+
+    lines = text.splitlines()
+    assert lines[0] == "Best: 4 vectors do the work of 8.0 tokens of text (gain 2.0)"
+    assert "gain 1.80 to 2.20" in lines[1]
+    for words in (
+        "40 test documents that decided nothing",
+        "3.0000  the adapted model without any text, without any memory",
+        "2.9000  with the memory of another document",
+        "2.8500  with one constant memory",
+        "2.5000  plain text at the same price, the last 4 tokens",
+        "2.3000  its own memory",
+        "trial 3, the runner-up, is 0.0400 nats worse on the same documents (-0.0600 to -0.0200), more than chance",
+        "selected on val_loss 2.4000",
+    ):
+        assert words in text
+
+
+def test_scores_of_another_trial_are_not_passed_off_as_the_bests(space: Space, with_control: History) -> None:
+    best = with_control.best()
+    assert best is not None
+
+    text = messages.best_text(best, with_control, space, scores_of(3, 1))
+
+    assert text.splitlines()[0].endswith("by the numbers it was selected on (no scores on the test split)")
 
 
 def test_partial_results_are_called_partial_and_name_no_winner(
