@@ -38,16 +38,14 @@ def searched(tiny_model_folder: Path, tiny_text_file: Path, tmp_path_factory: py
         "torch_dtype": "float32", "seq_len": 8, "batch_size": 4, "n_train_loops": 4, "n_epochs": 1, "n_data_procs": 1,
         "val_batch_size": 8, "max_val_loops": 3, "lr": 0.02,
     }  # fmt: skip
+    nested = TrialSettings(**base, cmp_len=24, n_cmps=4, nested=True)
+    kept = TrialSettings(**base, cmp_len=16, n_cmps=2, keep_len=3)
+    control = TrialSettings(**base, cmp_len=24, n_cmps=4)
+    trials, window = root / "trials", Window(24, 8)
     plans = {
-        0: TrialPlan(
-            0, TrialSettings(**base, cmp_len=24, n_cmps=4, nested=True), Window(24, 8), root / "trials" / "0000"
-        ),
-        1: TrialPlan(
-            1, TrialSettings(**base, cmp_len=16, n_cmps=2, keep_len=3), Window(24, 8), root / "trials" / "0001"
-        ),
-        -1: TrialPlan(
-            -1, TrialSettings(**base, cmp_len=24, n_cmps=4), Window(24, 8), root / "trials" / "text", "control"
-        ),
+        0: TrialPlan(0, nested, window, trials / "0000"),
+        1: TrialPlan(1, kept, window, trials / "0001"),
+        -1: TrialPlan(-1, control, window, trials / "text", role="control"),
     }
     for plan in plans.values():
         assert run_trial(plan, LocalSession()).status == "finished"
