@@ -126,7 +126,7 @@ class Backbone:
         self.n_layers: int = config.num_hidden_layers
         self.max_positions: int | None = _max_positions(config)
         self.device = _execution_device(self._embedding)
-        self._has_hooks = any(hasattr(module, "_hf_hook") for module in self._stack.modules())
+        self.is_spread = any(hasattr(module, "_hf_hook") for module in self._stack.modules())
         self.dtype: torch.dtype = next(parameter.dtype for parameter in model.parameters())
         sample = self._sample_embeddings()
         self.hidden_size: int = sample.shape[1]
@@ -140,7 +140,6 @@ class Backbone:
         probe = self.embed(torch.full((1, 2), self.bos_id))
         self._norms = norms_after_blocks(self._stack, self._block_list, probe)
         self._truncated: dict[int, nn.Module] = {self.n_layers: self._stack}
-        self._whole_blocks: nn.Module | None = None  # set by `compile`
         self.identity = BackboneId(name, revision, _fingerprint(model))
 
     @classmethod
@@ -210,7 +209,7 @@ class Backbone:
             natural = torch.arange(ids.shape[1], device=self.device)[None]
             positions = starts + (natural if positions is None else positions)
         # accelerate's hooks put a block's weights away after it: a block that does not end would keep them
-        cache = DynamicCache() if with_states or self._has_hooks else _CacheUntil(n_blocks - 1)
+        cache = DynamicCache() if with_states or self.is_spread else _CacheUntil(n_blocks - 1)
         states = None
         with suppress(_EverythingCachedError):
             states = self._run(n_blocks, self.embed(ids), cache, mask, positions)
@@ -269,34 +268,13 @@ class Backbone:
         mask: torch.Tensor | None,
         positions: torch.Tensor | None,
     ) -> torch.Tensor:
-        inputs: dict[str, Any] = {"inputs_embeds": embeds, "use_cache": cache is not None}
-        if cache is not None:
-            inputs["past_key_values"] = cache
+        cache = _NothingKept() if cache is None else cache
+        inputs: dict[str, Any] = {"inputs_embeds": embeds, "use_cache": True, "past_key_values": cache}
         if mask is not None:
             inputs["attention_mask"] = mask.long()
         if positions is not None and self._takes_positions:
             inputs["position_ids"] = positions
-        compiled = self._whole_blocks if cache is None and n_blocks == self.n_layers else None
-        stack = self._blocks(n_blocks) if compiled is None else compiled
-        states = stack(**inputs).last_hidden_state
-        return states.to(self.device)
-
-    def compile(self) -> None:
-        """Fuse what surrounds the matrix products with `torch.compile`; results agree to rounding.
-
-        Passes without a cache (decoder, bounds) compile whole blocks. Passes with one (prefill, compression) compile
-        what is not attention, because a growing cache would be compiled anew for every layer. Takes a minute once,
-        so it pays in long trials on a GPU only.
-        """
-        blocks = self.block_modules(self.n_layers)
-        for block in blocks:
-            for child in block.children():
-                if "att" not in type(child).__name__.lower() and next(child.parameters(), None) is not None:
-                    child.compile()
-        whole = truncated(self._stack, self._block_list, self.n_layers, ())
-        compiled: list[Any] = [torch.compile(block) for block in blocks]
-        whole._modules[self._block_list] = nn.ModuleList(compiled)
-        self._whole_blocks = whole
+        return self._blocks(n_blocks)(**inputs).last_hidden_state.to(self.device)
 
     def _blocks(self, n_blocks: int) -> nn.Module:
         if n_blocks not in self._truncated:
@@ -394,6 +372,21 @@ class _CacheUntil(DynamicCache):
         if layer_idx == self._last_layer:
             raise _EverythingCachedError
         return kept
+
+
+class _NothingKept(DynamicCache):
+    """A cache that stays empty: for a pass that nothing goes on from.
+
+    Without any cache transformers looks whether several texts are packed in a row. Its answer waits for the device at
+    every pass; and where it cannot be waited for, in a recorded graph, each attention gets an explicit mask, which no
+    fused kernel takes.
+    """
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The new keys and values are all there are."""
+        return key_states, value_states
 
 
 def with_bos(ids: torch.Tensor, mask: torch.Tensor | None, bos_id: int) -> tuple[torch.Tensor, torch.Tensor | None]:

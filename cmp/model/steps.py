@@ -1,25 +1,33 @@
-"""One loss and its gradients as fast as the device allows: eagerly, or as a replayed CUDA graph.
+"""What a trial asks of its model, as fast as the device allows: losses with their gradients, and scores.
 
-Small models and short contexts are bound by the time that it takes to launch a thousand small kernels, not by
-arithmetic. A batch without padding has fixed shapes and the step has no data-dependent branch, so the whole of it,
-forward and backward, can be recorded once and launched as one. The kernels are the same, so the numbers are too.
+A batch without padding or prompts has fixed shapes and no data-dependent branch, so all of it, forward and backward,
+can be recorded and replayed (`recording`). Everything else is done as it comes: padded batches, prompts, CPUs, spread
+models, large steps, models that a graph cannot hold.
 """
 
-import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import fields
+from functools import partial
+from typing import TypeVar
 
 import torch
 
-from cmp.model.batch import Batch, View
+from cmp.model.backbone import Backbone
+from cmp.model.batch import Batch, TokenScores, View
 from cmp.model.compression import CompressionModel, Losses
+from cmp.model.recording import CudaRecorder, Recordings
 
-logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
 # A graph keeps its own memory; large steps are bound by arithmetic and gain nothing from one.
-MAX_GRAPHED_TOKENS = 32_768
-WARMUP_STEPS = 3
-# A control reads contexts in many ways; each recording keeps its own memory.
-MAX_GRAPHS = 8
+MAX_RECORDED_TOKENS = 32_768
+
+
+def recordings_for(backbone: Backbone, notice: Callable[[str], None] = lambda _: None) -> Recordings:
+    """Recordings where the backbone is on one GPU; elsewhere every call is done as it comes."""
+    on_one_gpu = backbone.device.type == "cuda" and not backbone.is_spread
+    return Recordings(CudaRecorder(backbone.device) if on_one_gpu else None, notice)
 
 
 class LossStep:
@@ -29,41 +37,34 @@ class LossStep:
         model: what is trained.
         loss_scale: () on the model's device; the gradients added are those of `loss_scale * total`, with the value that
             it has at the time. None is 1.
-        graphs: record and replay CUDA graphs where that is possible; None decides by device and size. Everything
-            falls back to eager execution: padded batches, prompts, CPUs, spread models, models that no graph can hold.
+        recordings: where steps are recorded; None records nothing.
 
-    With graphs, gradients are added in place: clear them with `zero_grad(set_to_none=False)`, and read the returned
+    With recordings, gradients are added in place: clear them with `zero_grad(set_to_none=False)`, and read the returned
     losses before the next call, which overwrites them.
     """
 
     def __init__(
-        self, model: CompressionModel, loss_scale: torch.Tensor | None = None, *, graphs: bool | None = None
+        self,
+        model: CompressionModel,
+        loss_scale: torch.Tensor | None = None,
+        recordings: Recordings | None = None,
     ) -> None:
         self.model = model
         self._loss_scale = loss_scale
-        on_cuda = model.backbone.device.type == "cuda" and not hasattr(model.backbone.model, "hf_device_map")
-        self._graphs = on_cuda if graphs is None else graphs and on_cuda
-        self._limit = MAX_GRAPHED_TOKENS if graphs is None else None
-        self._recorded: dict[tuple[object, ...], _Recording] = {}
+        self._recordings = recordings or Recordings(None)
 
     def __call__(self, batch: Batch, token_count: float, rmb_token_count: float, view: View | None = None) -> Losses:
         """Losses of `batch`, read as `view` says; the counts are those of its whole optimizer step."""
         counts = (token_count, rmb_token_count)
-        if not self._graphs or batch.has_padding or batch.prompt_ids is not None:
+        if not _is_recordable(batch):
             return self._eager(batch, *counts, view)
-        if self._limit is not None and batch.context_ids.numel() + batch.target_ids.numel() > self._limit:
-            return self._eager(batch, *counts, view)
-        key = (batch.context_ids.shape, batch.target_ids.shape, counts, view)
-        if key not in self._recorded and len(self._recorded) >= MAX_GRAPHS:
-            return self._eager(batch, *counts, view)
-        if key not in self._recorded:
-            try:
-                self._recorded[key] = _Recording(self, batch.to(self.model.backbone.device), counts, view)
-            except RuntimeError as error:
-                logger.info("training without CUDA graphs: %s", error)
-                self._graphs = False
-                return self._eager(batch, *counts, view)
-        return self._recorded[key].replay(batch)
+
+        def work(context_ids: torch.Tensor, target_ids: torch.Tensor) -> Losses:
+            return self._eager(Batch(context_ids, target_ids), *counts, view)
+
+        tensors = _on_device(batch, self.model.backbone.device)
+        key = ("losses", *(tensor.shape for tensor in tensors), counts, view)
+        return self._recordings.call(key, work, tensors, self._gradients_kept)
 
     def _eager(self, batch: Batch, token_count: float, rmb_token_count: float, view: View | None) -> Losses:
         losses = self.model.losses(batch.to(self.model.backbone.device), token_count, rmb_token_count, view)
@@ -71,33 +72,70 @@ class LossStep:
         (total if self._loss_scale is None else total * self._loss_scale.to(total.device)).backward()
         return Losses(**{field.name: getattr(losses, field.name).detach() for field in fields(losses)})
 
-
-class _Recording:
-    """A loss step for one shape of batch, recorded."""
-
-    def __init__(self, step: LossStep, batch: Batch, counts: tuple[float, float], view: View | None) -> None:
-        self._batch = Batch(batch.context_ids.clone(), batch.target_ids.clone())
-        parameters = [parameter for parameter in step.model.parameters() if parameter.requires_grad]
+    @contextmanager
+    def _gradients_kept(self) -> Iterator[None]:
+        """Warm-up and recording leave no trace in the gradients."""
+        parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         kept = [None if parameter.grad is None else parameter.grad.clone() for parameter in parameters]
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
         try:
-            with torch.cuda.stream(stream):
-                for _ in range(WARMUP_STEPS):
-                    step._eager(self._batch, *counts, view)
-            torch.cuda.current_stream().wait_stream(stream)
-            self._graph = torch.cuda.CUDAGraph()
-            # Only this thread's calls count: another one may be pinning the next batch in the meantime.
-            with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
-                self._losses = step._eager(self._batch, *counts, view)
-        finally:  # warm-up and recording must leave no trace in the gradients
+            yield
+        finally:
             for parameter, gradient in zip(parameters, kept, strict=True):
                 if parameter.grad is not None:
                     parameter.grad.zero_() if gradient is None else parameter.grad.copy_(gradient)
 
-    def replay(self, batch: Batch) -> Losses:
-        """Copy the ids in and launch everything at once."""
-        self._batch.context_ids.copy_(batch.context_ids, non_blocking=True)
-        self._batch.target_ids.copy_(batch.target_ids, non_blocking=True)
-        self._graph.replay()
-        return self._losses
+
+class ScoreStep:
+    """The model's scores, for validation, which is a fifth to two fifths of an epoch.
+
+    Read what is returned before the next call, which may overwrite it.
+    """
+
+    def __init__(self, model: CompressionModel, recordings: Recordings | None = None) -> None:
+        self.model = model
+        self._recordings = recordings or Recordings(None)
+
+    def variants(self, batch: Batch, swap: torch.Tensor | None, sizes: Sequence[int] = ()) -> dict[str, TokenScores]:
+        """As `CompressionModel.score_variants`."""
+        key = ("variants", swap is None, tuple(sizes))
+        return self._call(key, partial(self.model.score_variants, sizes=sizes), batch, swap)
+
+    def reconstruction(self, batch: Batch) -> TokenScores:
+        """As `CompressionModel.score_reconstruction`."""
+        return self._call(("reconstruction",), lambda batch, _: self.model.score_reconstruction(batch), batch, None)
+
+    def views(self, batch: Batch, views: Sequence[View]) -> list[TokenScores]:
+        """`CompressionModel.score` of each view."""
+
+        def scores(batch: Batch, _: torch.Tensor | None) -> list[TokenScores]:
+            return [self.model.score(batch, view) for view in views]
+
+        return self._call(("views", tuple(views)), scores, batch, None)
+
+    def _call(
+        self,
+        key: tuple[object, ...],
+        function: Callable[[Batch, torch.Tensor | None], T],
+        batch: Batch,
+        swap: torch.Tensor | None,
+    ) -> T:
+        device = self.model.backbone.device
+        swap = None if swap is None else swap.to(device, non_blocking=True)
+        if not _is_recordable(batch):
+            return function(batch.to(device), swap)
+
+        def work(context_ids: torch.Tensor, target_ids: torch.Tensor, *order: torch.Tensor) -> T:
+            return function(Batch(context_ids, target_ids), order[0] if order else None)
+
+        tensors = [*_on_device(batch, device), *([] if swap is None else [swap])]
+        with torch.no_grad():
+            return self._recordings.call((*key, *(tensor.shape for tensor in tensors)), work, tensors)
+
+
+def _is_recordable(batch: Batch) -> bool:
+    fixed_shape = not batch.has_padding and batch.prompt_ids is None
+    return fixed_shape and batch.context_ids.numel() + batch.target_ids.numel() <= MAX_RECORDED_TOKENS
+
+
+def _on_device(batch: Batch, device: torch.device) -> list[torch.Tensor]:
+    return [ids.to(device, non_blocking=True) for ids in (batch.context_ids, batch.target_ids)]

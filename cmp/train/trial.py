@@ -21,7 +21,7 @@ import torch
 from cmp.model.backbone import Backbone, dtype_name
 from cmp.model.compression import CompressionModel
 from cmp.model.saving import save_compressor
-from cmp.model.steps import LossStep
+from cmp.model.steps import LossStep, ScoreStep, recordings_for
 from cmp.store import failed_write_tolerated, replace_folder, restore_folder, send_folder, write_json
 from cmp.train.bounds import Bounds, bounds_key, compute_bounds, shared_bounds
 from cmp.train.checkpoint import Checkpoint, load_newest, owner_of, save_checkpoint
@@ -58,6 +58,7 @@ class Trial:
     validation: list[np.ndarray]
     bounds: Bounds
     learner: Learner
+    scores: ScoreStep
     owner: dict[str, object]
 
     @property
@@ -123,9 +124,11 @@ def prepare(plan: TrialPlan, session: Session, workers: Workers, state: TrialSta
     model = workers.agreed(lambda: CompressionModel(backbone, settings, settings.seed))
     stepper = Stepper(list(model.named_parameters()), settings, workers, float16=backbone.dtype == torch.float16)
     scale = stepper.loss_scale.value if stepper.loss_scale.dynamic else None
-    learner = Learner(settings, model, LossStep(model, scale), data.train, stepper, state, workers, plan.role)
+    recordings = recordings_for(backbone, log)
+    loss_step = LossStep(model, scale, recordings)
+    learner = Learner(settings, model, loss_step, data.train, stepper, state, workers, plan.role)
     owner = owner_of(settings, data.fingerprint, backbone.identity.fingerprint)
-    return Trial(plan, session, log, data, slices, bounds, learner, owner)
+    return Trial(plan, session, log, data, slices, bounds, learner, ScoreStep(model, recordings), owner)
 
 
 def resume(trial: Trial) -> None:
@@ -185,7 +188,7 @@ def validate(trial: Trial) -> EpochReport:
     """
     began = time.perf_counter()
     learner, state, settings = trial.learner, trial.state, trial.plan.settings
-    scored = (learner.model, trial.data.validation, trial.validation, learner.workers)
+    scored = (trial.scores, trial.data.validation, trial.validation, learner.workers)
     is_last = state.epoch + 1 == settings.n_epochs
     if trial.plan.role == "control":
         found = validate_control(*scored, whole_curve=is_last)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from cmp.model.batch import Batch, TokenScores, View
-from cmp.model.compression import CompressionModel
+from cmp.model.steps import ScoreStep
 from cmp.train.data.windows import WindowSet
 from cmp.train.evaluation import MeanScores, mean_scores, mean_scores_of, strangers, without_rows
 from cmp.train.sync import Workers
@@ -36,17 +36,17 @@ class Validation:
 
 
 def validate_compressor(
-    model: CompressionModel, windows: WindowSet, batches: list[np.ndarray], workers: Workers
+    scores: ScoreStep, windows: WindowSet, batches: list[np.ndarray], workers: Workers
 ) -> Validation:
     """Score a compressor: its own memories, those of others, and the smaller ones that it was trained for."""
-    settings = model.settings
+    settings = scores.model.settings
     sizes = prefix_sizes(settings.n_cmps) if settings.nested else []
 
     def scorer(batch: Batch, indices: np.ndarray) -> dict[str, TokenScores]:
         documents = windows.documents(indices)
         swap = strangers(documents)
         met = documents[swap] == documents
-        found = model.score_variants(batch, None if met.all() else torch.from_numpy(swap), sizes)
+        found = scores.variants(batch, None if met.all() else torch.from_numpy(swap), sizes)
         if met.any() and "swapped" in found:
             found["swapped"] = without_rows(found["swapped"], torch.from_numpy(met))
         return found
@@ -55,7 +55,7 @@ def validate_compressor(
     found = mean_scores_of(scorer, names, windows, batches, workers)
     reconstruction = found["memory"] if settings.rmb_only else None
     if settings.rmb_task and not settings.rmb_only:
-        reconstruction = mean_scores(model.score_reconstruction, windows, batches, workers)
+        reconstruction = mean_scores(scores.reconstruction, windows, batches, workers)
     return Validation(
         target=found["memory"],
         swapped=found["swapped"] if found["swapped"].tokens else None,
@@ -65,13 +65,14 @@ def validate_compressor(
 
 
 def validate_control(
-    model: CompressionModel, windows: WindowSet, batches: list[np.ndarray], workers: Workers, *, whole_curve: bool
+    scores: ScoreStep, windows: WindowSet, batches: list[np.ndarray], workers: Workers, *, whole_curve: bool
 ) -> Validation:
     """Score a text control without any text, and with every number of kept tokens where `whole_curve`."""
-    lengths = curve_lengths(model.settings.context_len) if whole_curve else [0]
+    lengths = curve_lengths(scores.model.settings.context_len) if whole_curve else [0]
+    views = [View(kept=kept, compresses=False) for kept in lengths]
 
     def scorer(batch: Batch, indices: np.ndarray) -> dict[str, TokenScores]:
-        return {str(kept): model.score(batch, View(kept=kept, compresses=False)) for kept in lengths}
+        return dict(zip(map(str, lengths), scores.views(batch, views), strict=True))
 
     found = mean_scores_of(scorer, list(map(str, lengths)), windows, batches, workers)
     curve = {name: scores.loss for name, scores in found.items()} if whole_curve else {}

@@ -1,4 +1,4 @@
-"""How fast one training loop is: `python -m tests.benchmarks.step [--device cuda] [--graphs] [--compile] ...`.
+"""How fast one training loop is: `python -m tests.benchmarks.step [--device cuda] [--graphs] ...`.
 
 For every model, layer and shape it prints seconds per loop, tokens per second, peak memory above the weights, the
 operations that the method needs (`cmp.model.flops`), the share of the device's matrix-product rate measured in
@@ -26,10 +26,11 @@ from torch.nn import functional
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from cmp.model.backbone import Backbone
-from cmp.model.batch import Batch
+from cmp.model.batch import Batch, split
 from cmp.model.compression import CompressionModel
 from cmp.model.flops import ModelShape, loop_flops, shape_of
-from cmp.model.steps import LossStep
+from cmp.model.memory import Memories
+from cmp.model.steps import LossStep, recordings_for
 from cmp.space.layers import resolve_layer
 from cmp.space.settings import TrialSettings
 
@@ -97,8 +98,6 @@ class Bench:
         twin.load_state_dict(model.state_dict(), assign=True)  # shares the weights, but may exchange activations
         _share_buffers(twin, model)
         self.backbone = Backbone(twin, _Tokenizer(), name)
-        if options.compile:
-            self.backbone.compile()
         self.tokens = torch.randint(self.backbone.vocab_size, (1 << 16,))
 
     def run(self, cmp_len: int, seq_len: int, n_cmps: int, layer: int | str, batch_size: int) -> None:
@@ -108,7 +107,8 @@ class Bench:
         )  # type: ignore[arg-type]
         model = CompressionModel(self.backbone, settings, seed=0)
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
-        loss_step = LossStep(model, graphs=self.options.graphs)
+        recordings = recordings_for(self.backbone, print) if self.options.graphs else None
+        loss_step = LossStep(model, recordings=recordings)
 
         def ours() -> None:
             loss_step(self.batch(settings), batch_size * seq_len, 1.0)
@@ -178,13 +178,14 @@ class Bench:
         clock = Clock(self.device)
         batch = self.batch(settings)
         clock.stop("data")
-        prefix = model.read(batch)
+        parts = split(batch, model.view)
+        prefix = model.read(parts)
         clock.stop("prefill")
         memory = model.memory.make(prefix)
         clock.stop("compression")
         cut_memory = memory.detach().requires_grad_()
-        tasks = model.tasks(batch)
-        states = model.decode(cut_memory, tasks)
+        tasks = model.tasks(batch, parts)
+        states = model.decode(Memories(cut_memory), tasks)
         clock.stop("decoder")
         cut_states = [part.detach().requires_grad_() for part in states]
         model.combine(tasks, cut_states, None, settings.batch_size * settings.seq_len, 1.0).total.backward()
@@ -320,7 +321,6 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3, help="turns; times are medians over them")
     parser.add_argument("--loops", type=int, default=None, help="loops per turn; default 1 on a CPU, 5 on a GPU")
     parser.add_argument("--graphs", action="store_true", help="replay CUDA graphs of the whole loss step")
-    parser.add_argument("--compile", action="store_true", help="torch.compile the blocks")
     parser.add_argument("--skip-naive", action="store_true")
     parser.add_argument(
         "--dropout", action="store_true", help="leave dropout on in the naive way, as the prototype did"
@@ -340,7 +340,7 @@ def main() -> None:
     shapes = SHAPES if options.shapes is None else [tuple(map(int, text.split("/"))) for text in options.shapes]
     layers = [layer if layer == "half" else int(layer) for layer in options.layers]
     where = torch.cuda.get_device_name() if options.device.startswith("cuda") else f"{torch.get_num_threads()} threads"
-    print(f"torch {torch.__version__}, {options.device} ({where}), graphs {options.graphs}, compile {options.compile}")
+    print(f"torch {torch.__version__}, {options.device} ({where}), graphs {options.graphs}")
     for name in options.models:
         bench = Bench(name, size, options)
         weights = sum(parameter.numel() for parameter in bench.backbone.model.parameters())

@@ -1,5 +1,6 @@
 import copy
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -175,3 +176,34 @@ def test_a_prefill_without_states_ends_at_the_last_keys_and_values(family: str) 
     assert ended and whole.known_states().shape[:2] == (whole.batch_size, whole.length)
     for ours, theirs in zip(cache_pairs(prefix.cache), cache_pairs(whole.cache), strict=True):
         assert torch.equal(ours[0], theirs[0]) and torch.equal(ours[1], theirs[1])
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma3", "mistral-sliding", "bloom", "opt"])
+def test_a_pass_that_nothing_goes_on_from_never_looks_for_packed_texts(
+    family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That look waits for a GPU at every pass, and in a recorded graph it costs the fused attention."""
+    import transformers.masking_utils as masks
+
+    backbone = tiny_backbone(family)
+    embeds = backbone.embed(torch.arange(3, 15).view(2, 6))
+    with torch.no_grad():
+        states = backbone._stack(inputs_embeds=embeds, use_cache=False).last_hidden_state
+    monkeypatch.setattr(masks, "find_packed_sequence_indices", lambda _: pytest.fail("it looked"))
+    made: list[object] = []
+    monkeypatch.setattr(
+        torch.nn.functional,
+        "scaled_dot_product_attention",
+        _noting(torch.nn.functional.scaled_dot_product_attention, made),
+    )
+    torch.testing.assert_close(backbone.run(embeds), states)
+    if family in ("llama", "gpt2", "opt"):
+        assert made == [None] * 4, "no attention was given an explicit mask"
+
+
+def _noting(attention: Any, masks: list[object]) -> Any:
+    def noted(*args: Any, attn_mask: object = None, **options: Any) -> torch.Tensor:
+        masks.append(attn_mask)
+        return attention(*args, attn_mask=attn_mask, **options)
+
+    return noted

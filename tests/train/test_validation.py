@@ -11,6 +11,7 @@ import torch
 from cmp.model.backbone import Backbone
 from cmp.model.batch import Batch, View, split
 from cmp.model.compression import CompressionModel
+from cmp.model.steps import ScoreStep
 from cmp.space.settings import TrialSettings, Window
 from cmp.train.data.windows import Cut, PairWindows, TextWindows
 from cmp.train.evaluation import strangers
@@ -55,7 +56,7 @@ def test_the_swapped_loss_is_that_of_each_window_with_anothers_memory(backbone: 
     windows = windows_of([40, 40, 20])  # two windows, two windows, one
     batches = [np.array([0, 1, 4]), np.array([2])]
 
-    found = validate_compressor(model, windows, batches, workers_of(config))
+    found = validate_compressor(ScoreStep(model), windows, batches, workers_of(config))
 
     batch = windows.batch(batches[0])
     others = windows.batch(batches[0][strangers(np.array([0, 0, 2]))])
@@ -72,7 +73,9 @@ def test_one_window_alone_has_no_stranger(backbone: Backbone) -> None:
     config = settings()
     model = CompressionModel(backbone, config, seed=0)
 
-    assert validate_compressor(model, windows_of([40]), [np.array([0, 1])], workers_of(config)).swapped is None
+    assert (
+        validate_compressor(ScoreStep(model), windows_of([40]), [np.array([0, 1])], workers_of(config)).swapped is None
+    )
 
 
 def test_a_nested_memory_is_scored_at_every_power_of_two(backbone: Backbone) -> None:
@@ -80,7 +83,7 @@ def test_a_nested_memory_is_scored_at_every_power_of_two(backbone: Backbone) -> 
     model = CompressionModel(backbone, config, seed=0)
     windows, batches = windows_of([40, 40]), [np.arange(4)]
 
-    found = validate_compressor(model, windows, batches, workers_of(config))
+    found = validate_compressor(ScoreStep(model), windows, batches, workers_of(config))
 
     batch = windows.batch(batches[0])
     assert found.nested == {
@@ -88,7 +91,9 @@ def test_a_nested_memory_is_scored_at_every_power_of_two(backbone: Backbone) -> 
         for size in (1, 2, 4)
     }
     assert (
-        validate_compressor(CompressionModel(backbone, settings(), 0), windows, batches, workers_of(config)).nested
+        validate_compressor(
+            ScoreStep(CompressionModel(backbone, settings(), 0)), windows, batches, workers_of(config)
+        ).nested
         == {}
     )
 
@@ -99,7 +104,7 @@ def test_a_text_control_reads_the_last_tokens_after_an_empty_memory(backbone: Ba
     model = CompressionModel(backbone, config, seed=0)
     windows, batches = windows_of([40, 40]), [np.arange(4)]
 
-    curve = validate_control(model, windows, batches, workers_of(config), whole_curve=True).text_curve
+    curve = validate_control(ScoreStep(model), windows, batches, workers_of(config), whole_curve=True).text_curve
 
     assert list(curve) == ["0", "1", "2", "4", "8", "9"]
     batch = windows.batch(batches[0])
