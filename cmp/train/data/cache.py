@@ -37,7 +37,7 @@ from cmp.train.data.progress import progress_bar
 from cmp.train.data.repeats import text_hash
 from cmp.train.data.tokenize import Encode, encoder, tokenize
 
-FORMAT = 3  # raise when what is written, or how documents are read or tokenized, changes
+FORMAT = 4  # raise when what is written, or how documents are read or tokenized, changes
 SPLITS = ("train", "validation", "test")
 HASHES = ".hashes.npy"
 
@@ -68,7 +68,7 @@ class TokenCache:
 
     Args:
         folder: where it is.
-        fingerprint: of everything that shapes its content.
+        fingerprint: of everything that shapes its content, as far as that is known without reading the text.
         facts: what `facts.json` holds.
         columns: by split.
         was_there: False where this call tokenized it.
@@ -84,6 +84,11 @@ class TokenCache:
     def pairs(self) -> bool:
         """Whether rows are contexts and targets in turn."""
         return bool(self.facts["pairs"])
+
+    @property
+    def content(self) -> str:
+        """What the tokens are, wherever their text came from: the same on every machine that has the same text."""
+        return json.dumps([FORMAT, self.facts["content"], self.facts["tokenizer"], self.pairs])
 
 
 def cached_tokens(settings: TrialSettings, tokenizer: Any, *, progress: bool = False) -> TokenCache:
@@ -154,11 +159,14 @@ def _fill(folder: Path, settings: TrialSettings, tokenizer: Any, identity: dict[
     workers = settings.n_data_procs or _cores()
     began = time.perf_counter()
     rows, tokens = {}, {}
+    content = hashlib.sha256()
     for name in SPLITS:
         if name in documents.splits:
             hashes = array("Q")
             texts = _texts(documents, name, hashes, progress)
-            rows[name], tokens[name] = _write_column(folder / f"{name}.arrow", texts, encode, dtype, workers)
+            column = _write_column(folder / f"{name}.arrow", texts, encode, dtype, workers)
+            rows[name], tokens[name] = column.rows, column.tokens
+            content.update(f"{name} {column.digest}\n".encode())
             np.save(folder / f"{name}{HASHES}", np.frombuffer(hashes, np.uint64))
     if not sum(tokens.values()):
         raise DataError(
@@ -169,6 +177,7 @@ def _fill(folder: Path, settings: TrialSettings, tokenizer: Any, identity: dict[
         "pairs": documents.pairs,
         "rows": rows,
         "tokens": tokens,
+        "content": content.hexdigest(),
         "seconds": time.perf_counter() - began,
         "workers": workers,
         "revision": documents.revision,
@@ -194,8 +203,17 @@ def _texts(documents: Documents, name: str, hashes: "array[int]", progress: bool
         yield from row if isinstance(row, tuple) else (row,)
 
 
-def _write_column(path: Path, texts: Iterable[str], encode: Encode, dtype: np.dtype, workers: int) -> tuple[int, int]:
-    """Tokenize `texts` into an Arrow file; returns rows and tokens.
+@dataclass(frozen=True)
+class _Written:
+    """A column on the disk: how many rows and tokens, and a hash of them."""
+
+    rows: int
+    tokens: int
+    digest: str
+
+
+def _write_column(path: Path, texts: Iterable[str], encode: Encode, dtype: np.dtype, workers: int) -> _Written:
+    """Tokenize `texts` into an Arrow file.
 
     Tokens go to a raw file first: an Arrow file of one record batch, which alone is flat in memory, needs its length
     before its content.
@@ -204,11 +222,15 @@ def _write_column(path: Path, texts: Iterable[str], encode: Encode, dtype: np.dt
 
     raw = path.with_suffix(".raw")
     lengths = []
+    digest = hashlib.sha256(dtype.str.encode())
     with raw.open("wb") as stream:
         for chunk in tokenize(texts, encode, workers):
-            stream.write(chunk.ids.astype(dtype, copy=False).data)
+            ids = chunk.ids.astype(dtype, copy=False).data
+            stream.write(ids)
+            digest.update(ids)
             lengths.append(chunk.lengths)
     offsets = np.concatenate([[0], *lengths]).cumsum(dtype=np.int64)
+    digest.update(offsets.data)
     tokens = np.memmap(raw, dtype, mode="r") if offsets[-1] else np.empty(0, dtype)
     column = pyarrow.LargeListArray.from_arrays(offsets, pyarrow.array(tokens))
     with pyarrow.OSFile(str(path), "wb") as sink:
@@ -216,7 +238,7 @@ def _write_column(path: Path, texts: Iterable[str], encode: Encode, dtype: np.dt
         with pyarrow.ipc.new_file(sink, batch.schema) as writer:
             writer.write_batch(batch)
     raw.unlink()
-    return len(offsets) - 1, int(offsets[-1])
+    return _Written(len(offsets) - 1, int(offsets[-1]), digest.hexdigest())
 
 
 def _open(folder: Path, fingerprint: str, was_there: bool) -> TokenCache:

@@ -66,7 +66,7 @@ class DataSummary:
         from_cache: True where nothing had to be tokenized now.
         own_splits: of "train", "validation" and "test" those that the data set brought; the others are held out here.
         cache: folder of the tokens.
-        fingerprint: of the tokens and how they are cut and split; the same for all trials of a space.
+        fingerprint: of the tokens and how they are cut and split; the same for all trials of a space, on all machines.
         revision: the hub's commit, where known.
     """
 
@@ -161,7 +161,7 @@ def _load_tokenizer(settings: TrialSettings) -> Any:
 
 
 def _fingerprint(cache: TokenCache, window: Window) -> str:
-    content = json.dumps([cache.fingerprint, cache.facts["revision"], cache.facts["tokens"], asdict(window)])
+    content = json.dumps([cache.content, asdict(window)])
     return hashlib.sha256(content.encode()).hexdigest()[:24]
 
 

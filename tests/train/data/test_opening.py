@@ -101,17 +101,37 @@ def test_trials_with_different_lengths_are_scored_on_the_same_tokens(
 
 
 def test_another_cut_or_text_has_another_fingerprint(tmp_path: Path, settings: Make, tokenizer: ByteTokenizer) -> None:
-    text = settings(write_documents(tmp_path / "a.txt", [99, 99]), cmp_len=2, seq_len=2)
-    other = settings(write_documents(tmp_path / "b.txt", [99, 98]), cmp_len=2, seq_len=2)
+    text = settings(write_documents(tmp_path / "a.txt", [99, 99, 99, 99]), cmp_len=2, seq_len=2)
+    other = settings(write_documents(tmp_path / "b.txt", [99, 99, 99, 98]), cmp_len=2, seq_len=2)
 
     prints = {
         open_data(text, WINDOW, tokenizer=tokenizer).fingerprint,
         open_data(text, Window(8, 4), tokenizer=tokenizer).fingerprint,
         open_data(other, WINDOW, tokenizer=tokenizer).fingerprint,
-        open_data(replace(text, abbrev_len=2), WINDOW, tokenizer=tokenizer).fingerprint,
+        open_data(replace(text, abbrev_len=3), WINDOW, tokenizer=tokenizer).fingerprint,
     }
 
     assert len(prints) == 4
+
+
+def test_the_same_text_is_the_same_data_wherever_it_lies(
+    tmp_path: Path, settings: Make, tokenizer: ByteTokenizer
+) -> None:
+    here = write_documents(tmp_path / "a.txt", [99, 98, 97])
+    there = tmp_path / "another machine" / "b.txt"
+    there.parent.mkdir()
+    there.write_bytes(here.read_bytes())
+    there.touch()
+
+    prints = [
+        open_data(settings(path, cmp_len=2, seq_len=2), WINDOW, tokenizer=tokenizer).fingerprint
+        for path in (here, there)
+    ]
+
+    assert prints[0] == prints[1], "or a search could not go on on another machine, with a copy of its text"
+    there.write_bytes(here.read_bytes().replace(b"a", b"b", 1))
+    changed = open_data(settings(there, cmp_len=2, seq_len=2), WINDOW, tokenizer=tokenizer).fingerprint
+    assert changed != prints[0]
 
 
 def test_pairs_are_masked_and_their_cuts_counted(tmp_path: Path, settings: Make, tokenizer: ByteTokenizer) -> None:
