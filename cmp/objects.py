@@ -63,7 +63,7 @@ def url_mistake(url: str) -> str | None:
         allowed = ", ".join(f"{scheme}://{first}/PREFIX" for scheme, first in SCHEMES.items())
         return f"{parts.scheme}:// is not a store that results can go to; use a folder, or {allowed}"
     if "@" in parts.netloc or parts.query or parts.fragment:
-        return "a URL is only where results go; leave credentials and options to the environment (README, Clusters)"
+        return "a URL is only where results go; leave credentials and options to the environment"
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", parts.netloc):
         first = SCHEMES[parts.scheme]
         return f"{url} does not name a {first.lower()}; write {parts.scheme}://{first}/PREFIX"
@@ -79,11 +79,16 @@ class ObjectStore:
         url: `s3://bucket/prefix`, for one.
         patience_seconds: how long to wait for a store that does not answer.
         pause: how to wait, in seconds; replaced in tests.
+
+    Raises:
+        StoreError: the URL is not one of a store.
     """
 
     def __init__(
         self, url: str, *, patience_seconds: float = PATIENCE_SECONDS, pause: Callable[[float], None] = time.sleep
     ) -> None:
+        if (mistake := url_mistake(url)) is not None:
+            raise StoreError(mistake)
         self.url = url.rstrip("/")
         self._prefix = urlsplit(self.url).path.strip("/")
         self._patience_seconds = patience_seconds
@@ -173,11 +178,12 @@ class ObjectStore:
         """Do it, again and again while the store is away, with longer and longer pauses."""
         import obstore
 
-        began, pause, waits = time.monotonic(), _PAUSE_SECONDS[0], False
+        began, pause = time.monotonic(), _PAUSE_SECONDS[0]
         while True:
             try:
                 result = action(obstore, _client(self.url))
-                break
+                _note_back(self.url)
+                return result
             except (obstore.exceptions.BaseError, OSError) as error:
                 failure = _as_store_error(error, self.url)
             waited = time.monotonic() - began
@@ -185,14 +191,26 @@ class ObjectStore:
                 raise failure from None
             if waited >= self._patience_seconds:
                 raise StoreError(f"{failure}; waited {waited:.0f} s", passing=True) from None
-            if waited >= _NOTICED_SECONDS and not waits:
-                waits = True
-                logger.warning("%s; waiting for it", failure)
+            if waited >= _NOTICED_SECONDS:
+                _note_away(self.url, failure, began)
             self._pause(pause * random.uniform(0.5, 1.0))
             pause = min(2 * pause, _PAUSE_SECONDS[1])
-        if waits:
-            logger.warning("%s answers again, after %.0f seconds", self.url, time.monotonic() - began)
-        return result
+
+
+# Since when each bucket is away: said once, whoever in this process waits for it.
+_away: dict[str, float] = {}
+
+
+def _note_away(url: str, failure: StoreError, since: float) -> None:
+    bucket = urlsplit(url).netloc
+    if bucket not in _away:
+        _away[bucket] = since
+        logger.warning("%s; waiting for it", failure)
+
+
+def _note_back(url: str) -> None:
+    if (since := _away.pop(urlsplit(url).netloc, None)) is not None:
+        logger.warning("%s answers again, after %.0f s", url, time.monotonic() - since)
 
 
 def _delete(obstore: Any, client: Any, keys: list[str]) -> None:

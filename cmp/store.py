@@ -156,45 +156,50 @@ class Twin:
         if self.store is not None:
             self.store.delete(names)
 
+    def send_folder(self, version: str, source: Path | None = None) -> None:
+        """Put the files of the whole folder below `url/version/`, then let `url/current` name that version.
+
+        A reader gets all files of one version. The version before stays for readers that are in the midst of it.
+
+        Args:
+            version: one word.
+            source: read instead of the folder, such as a copy of it.
+        """
+        if self.store is None:
+            return
+        store = self.store
+        for path in sorted((source or self.path).iterdir()):
+            store.put(f"{version}/{path.name}", path.read_bytes())
+        try:
+            before = store.get(_CURRENT).decode()
+        except NoObjectError:
+            before = version
+        store.put(_CURRENT, version.encode())
+        store.delete(name for name in store.list() if name != _CURRENT and name.split("/")[0] not in (version, before))
+
     def _write(self, name: str, content: bytes) -> None:
         with replacing(self.path / name) as temporary:
             temporary.write_bytes(content)
 
 
-def send_folder(folder: Path, url: str | None, version: str) -> None:
-    """Put the files of a folder (no folders in it) below `url/version/`, then let `url/current` name that version.
-
-    A reader gets all files of one version. The version before stays for readers that are in the midst of it.
-    """
-    if url is None:
-        return
-    store = ObjectStore(url)
-    for path in sorted(folder.iterdir()):
-        store.put(f"{version}/{path.name}", path.read_bytes())
-    try:
-        before = store.get(_CURRENT).decode()
-    except NoObjectError:
-        before = version
-    store.put(_CURRENT, version.encode())
-    store.delete(name for name in store.list() if name != _CURRENT and name.split("/")[0] not in (version, before))
-
-
 @contextlib.contextmanager
 def local_folder(place: str | Path) -> Iterator[Path]:
-    """A folder that can be read: the one that is named, or a copy of what `send_folder` or anybody put at a URL.
+    """A folder that can be read: the one that is named, or a copy of what `Twin.send_folder` or anybody put at a URL.
 
-    The copy vanishes with the block. It is empty where there is nothing at the URL.
+    The copy vanishes with the block. It is missing where there is nothing at the URL, as a folder would be.
     """
     if not is_url(place):
         yield Path(place)
         return
     with tempfile.TemporaryDirectory(prefix="cmp-") as temporary:
-        _fetch_folder(ObjectStore(str(place)), Path(temporary))
-        yield Path(temporary)
+        copy = Path(temporary) / "copy"
+        fetch_folder(str(place), copy)
+        yield copy
 
 
-def _fetch_folder(store: ObjectStore, target: Path) -> None:
-    """All files of the current version, or those that lie at the URL itself where no version is named."""
+def fetch_folder(url: str, target: Path) -> None:
+    """Get all files of the current version, or those that lie at the URL itself where no version is named."""
+    store = ObjectStore(url, patience_seconds=BRIEF_SECONDS)
     for tries_left in reversed(range(_FOLDER_TRIES)):
         try:
             version = store.get(_CURRENT).decode() + "/"
@@ -208,5 +213,6 @@ def _fetch_folder(store: ObjectStore, target: Path) -> None:
                 raise
             continue
         for name, content in zip(names, contents, strict=True):
+            target.mkdir(parents=True, exist_ok=True)
             (target / name.removeprefix(version)).write_bytes(content)
         return

@@ -200,3 +200,27 @@ def forget_connections() -> None:
     from cmp.objects import _bucket
 
     _bucket.cache_clear()
+
+
+def journal_at(url: str) -> bytes:
+    """The journal of a search on a store, read without the program: events put together first, then single ones."""
+    import obstore
+    from obstore.store import from_url
+
+    scheme, _, rest = url.partition("://")
+    bucket, _, prefix = rest.partition("/")
+    client = from_url(f"{scheme}://{bucket}", client_options={"allow_http": True})  # type: ignore[arg-type]
+    while True:
+        found = sorted(item["path"] for item in obstore.list(client, f"{prefix}/journal").collect())
+        together = [path for path in found if path.endswith(".jsonl")]
+        put_together = max(map(_number, together), default=0)
+        single = [path for path in found if path.endswith(".json") and _number(path) > put_together]
+        assert [_number(path) for path in single] == list(range(put_together + 1, put_together + 1 + len(single)))
+        try:
+            return b"".join(bytes(obstore.get(client, path).bytes()) for path in [*together[-1:], *single])
+        except FileNotFoundError:  # a session has ended meanwhile
+            continue
+
+
+def _number(path: str) -> int:
+    return int(path.rpartition("/")[2].partition(".")[0])

@@ -149,7 +149,7 @@ def test_a_dry_run_says_what_becomes_of_a_search_that_is_there(typed: Callable, 
     from cmp.space.loading import load_space
 
     space = load_space(tiny_space)
-    ledger = Ledger(space, ResultsFolder(space.results_folder), views=False)
+    ledger = Ledger(space, ResultsFolder(Path(space.results_place)), views=False)
     ledger.next_trial()  # the text control
     ledger.next_trial()
     ledger.close()
@@ -159,14 +159,14 @@ def test_a_dry_run_says_what_becomes_of_a_search_that_is_there(typed: Callable, 
     fresh = typed(tiny_space, "--dry-run", "--set", "seq_len=7", "--fresh")
 
     assert goes_on[0] == 0
-    assert f"Results: {space.results_folder} (goes on with the search that is there, of 1 trial)" in goes_on[1]
+    assert f"Results: {space.results_place} (goes on with the search that is there, of 1 trial)" in goes_on[1]
     assert refused[0] == 2
     assert refused[2].splitlines() == [
-        f"{space.results_folder}  seq_len: 7 now, 8 before",
-        f"{space.results_folder}  it holds another search; start over with --fresh, or use another exp_name",
+        f"{space.results_place}  seq_len: 7 now, 8 before",
+        f"{space.results_place}  it holds another search; start over with --fresh, or use another exp_name",
     ]
     assert fresh[0] == 0
-    assert f"Results: {space.results_folder} (the search that is there is moved aside)" in fresh[1]
+    assert f"Results: {space.results_place} (the search that is there is moved aside)" in fresh[1]
 
 
 def test_a_dry_run_of_one_trial_says_so(typed: Callable, tiny_space: Path) -> None:

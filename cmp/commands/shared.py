@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from cmp.objects import StoreError
 from cmp.space.errors import EXIT_INTERRUPTED, EXIT_WRONG_INPUT, UserError
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ def run(main: Callable[[], None]) -> int:
     """Call `main` and turn a mistake of the user into a line and an exit code."""
     try:
         main()
-    except UserError as error:
+    except (UserError, StoreError) as error:
         print(str(error), file=sys.stderr)
         return EXIT_WRONG_INPUT
     except KeyboardInterrupt:
@@ -29,7 +30,7 @@ def run(main: Callable[[], None]) -> int:
 
 def add_loading_options(parser: argparse.ArgumentParser) -> None:
     """The folder, and how its backbone is loaded."""
-    parser.add_argument("folder", help="a compressor's folder: a search's best/, or one that export made")
+    parser.add_argument("folder", help="a compressor's folder or its URL: a search's best/, or one that export made")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ...; the GPU when there is one by default")
     parser.add_argument(
         "--dtype",

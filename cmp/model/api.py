@@ -16,7 +16,7 @@ from cmp.model.compression import CompressionModel, Task
 from cmp.model.generation import GREEDY, continuation_text, generate_after_memory, generate_after_tokens
 from cmp.model.memory import Memories
 from cmp.model.pieces import Memory, Texts, is_single, joined, padded, rows_by_key, token_rows
-from cmp.model.saving import CompressorError, Origin, read_config, read_tensors, save_compressor
+from cmp.model.saving import CompressorError, Origin, read_compressor, save_compressor
 from cmp.model.surgery import UnsupportedModelError
 from cmp.space.settings import TrialSettings
 
@@ -50,7 +50,7 @@ class Compressor:
         """Load a compressor and the backbone that it belongs to.
 
         Args:
-            folder: config.json, compressor.safetensors; a search's `best/`, for instance.
+            folder: config.json, compressor.safetensors; a search's `best/`, for instance. Or the URL of one.
             device: where to run; None is the GPU when there is one, or all of them where it was trained with
                 `model_parallel`. Not used with a loaded backbone.
             torch_dtype: precision of the backbone; None is as in training, "auto" is what suits the device. Not used
@@ -62,9 +62,7 @@ class Compressor:
             CompressorError: missing or damaged files, a backbone that cannot be loaded, or another one than it was
                 trained with.
         """
-        folder = Path(folder)
-        config = read_config(folder)
-        tensors = read_tensors(folder, config)
+        config, tensors = read_compressor(folder)
         if not isinstance(backbone, Backbone):
             place = config.backbone.place if backbone is None else str(backbone)
             backbone = _load_backbone(place, device, torch_dtype or config.settings.torch_dtype, config.settings)
@@ -364,7 +362,7 @@ def _load_backbone(
         ) from error
 
 
-def _load_tensors(model: CompressionModel, tensors: dict[str, torch.Tensor], folder: Path) -> None:
+def _load_tensors(model: CompressionModel, tensors: dict[str, torch.Tensor], folder: str | Path) -> None:
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     if found != expected:

@@ -4,10 +4,11 @@ Written by training (each better epoch) and `Compressor.save_pretrained`; read b
 `cmp evaluate` and `cmp export`. The backbone's weights are never in it: only its name, revision and fingerprint.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,9 +20,10 @@ from safetensors.torch import load_file, save_file
 
 from cmp.model.backbone import BackboneId
 from cmp.model.card import model_card
+from cmp.objects import ObjectStore, StoreError, is_url
 from cmp.space.errors import UserError
 from cmp.space.settings import TrialSettings
-from cmp.store import replacing, write_json, write_text
+from cmp.store import local_folder, replacing, write_json, write_text
 
 if TYPE_CHECKING:
     from cmp.model.compression import CompressionModel
@@ -85,6 +87,36 @@ def save_compressor(model: "CompressionModel", folder: Path, extra: Mapping[str,
     write_json(folder / CONFIG, _plain(config))
     card = model_card(config.settings, config.backbone, origin.trial, origin.metrics, origin.window, origin.data)
     write_text(folder / CARD, card)
+
+
+def read_compressor(place: str | Path) -> tuple[SavedConfig, dict[str, torch.Tensor]]:
+    """Read and check a compressor, from its folder or the URL of one on an object store.
+
+    Raises:
+        CompressorError: missing or damaged files, or a store that cannot be read.
+    """
+    with opened(place) as folder:
+        config = read_config(folder)
+        return config, read_tensors(folder, config)
+
+
+@contextlib.contextmanager
+def opened(place: str | Path) -> Iterator[Path]:
+    """A compressor's folder, or a copy of what is at its URL; errors then name the URL, not the copy."""
+    try:
+        with local_folder(place) as folder:
+            try:
+                yield folder
+            except CompressorError as error:
+                raise CompressorError(str(error).replace(str(folder), str(place)) + _hint(place)) from error
+    except StoreError as error:
+        raise CompressorError(str(error)) from error
+
+
+def _hint(place: str | Path) -> str:
+    """What to type where a URL is a search's results rather than a compressor; `_nearby` does it for folders."""
+    best = f"{place}/best"
+    return f"; did you mean {best}?" if is_url(place) and ObjectStore(best).briefly().list() else ""
 
 
 def read_config(folder: Path) -> SavedConfig:

@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from cmp.objects import is_url
 from cmp.report import answer, example_cards, figures, method, sections, setting_figures, trials_table
 from cmp.report.figures import Figure, Variants
 from cmp.report.numbers import shortened
@@ -120,6 +121,8 @@ def _typed(view: SearchView, results: ResultsFolder) -> str | None:
     """The results folder as a reader would type it where the search was started; None without a best compressor."""
     if not (results.best / "config.json").exists():
         return None
+    if is_url(place := view.space.results_place):
+        return place
     typed = Path(view.space.fixed["save_root"]) / view.name
     return str(typed if typed.name == results.path.name else results.path)
 

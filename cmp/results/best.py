@@ -65,7 +65,7 @@ def replace_best(best: Path, source: Path, note: BestNote, *, pause: Callable[[f
 def _copy_patiently(source: Path, target: Path, pause: Callable[[float], None]) -> None:
     for tries_left in reversed(range(_COPY_TRIES)):
         try:
-            _copy_folder(source, target)
+            copy_folder(source, target)
         except FileNotFoundError:
             shutil.rmtree(target, ignore_errors=True)
             if tries_left == 0:
@@ -75,7 +75,7 @@ def _copy_patiently(source: Path, target: Path, pause: Callable[[float], None]) 
             return
 
 
-def _copy_folder(source: Path, target: Path) -> None:
+def copy_folder(source: Path, target: Path) -> None:
     """Copy the files of one folder (no subfolders), all from the folder that had the name at the start."""
     target.mkdir()
     folder = os.open(source, os.O_RDONLY | os.O_DIRECTORY)

@@ -10,15 +10,17 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cmp.objects import ObjectStore
+from cmp.results import lease
 from cmp.results.history import CONTROL
 from cmp.space.errors import UserError
-from cmp.store import sync
+from cmp.store import Twin, sync
 
 logger = logging.getLogger(__name__)
 
@@ -29,9 +31,26 @@ class FolderInUseError(UserError):
 
 @dataclass(frozen=True)
 class ResultsFolder:
-    """The paths of everything that a search leaves. Nothing is created before it is needed."""
+    """The paths of everything that a search leaves. Nothing is created before it is needed.
+
+    Args:
+        path: the folder. Where results go to an object store, this machine's copy, which may be deleted.
+        url: the results' place on the store; None for a folder that is the results.
+        search_id: tells a search from an earlier one that was at the same URL.
+    """
 
     path: Path
+    url: str | None = None
+    search_id: str | None = None
+
+    def __str__(self) -> str:
+        """As people know the place."""
+        return self.url or str(self.path)
+
+    @property
+    def home(self) -> Twin:
+        """The folder, and its counterpart on the store."""
+        return Twin(self.path, self.url)
 
     @property
     def space(self) -> Path:
@@ -102,6 +121,14 @@ class ResultsFolder:
         """The folder of one trial: settings.json, log.txt, checkpoints/, best/."""
         return self.trials / trial_label(number)
 
+    def trial_url(self, number: int) -> str | None:
+        """Its place on the store; None where results are on a disk."""
+        return (self.home / f"trials/{trial_label(number)}").url
+
+    def best_of(self, number: int) -> str:
+        """Where a trial's best compressor is for a process on any machine: an absolute path, or a URL."""
+        return f"{self.trial_url(number) or self.trial(number).absolute()}/best"
+
     def has_history(self) -> bool:
         """True when a search has written here before."""
         return self.journal.exists()
@@ -134,15 +161,24 @@ class ResultsFolder:
             raise UserError("save_root", f"{self.path} cannot be written: {error.strerror}") from error
         _locked_descriptors.add(descriptor)
         try:
-            _lock_or_refuse(descriptor, self.path)
+            _lock_or_refuse(descriptor, str(self))
             _write_holder(descriptor)
-            yield
+            with self._lease():
+                yield
         finally:
             _locked_descriptors.discard(descriptor)
             os.close(descriptor)
 
+    def _lease(self) -> AbstractContextManager[None]:
+        """What the lock is on a disk, against processes of other machines."""
+        if self.url is None:
+            return nullcontext()
+        return lease.hold(ObjectStore(self.url), _me(), lambda holder: _in_use(str(self), holder))
+
     def set_aside(self) -> Path | None:
         """Move the folder to `<name>.1`, `.2`, ... (the next free one) and return where it went; never delete.
+
+        Of results on a store `opening.set_aside` takes care.
 
         Returns:
             The new place, or None when there was nothing to move.
@@ -188,28 +224,33 @@ def _close_inherited_locks() -> None:
 os.register_at_fork(after_in_child=_close_inherited_locks)
 
 
-def _lock_or_refuse(descriptor: int, folder: Path) -> None:
+def _in_use(place: str, holder: Mapping[str, Any]) -> FolderInUseError:
+    return FolderInUseError(
+        None,
+        f"{place}: another search is running here (host {holder.get('host', 'unknown')}, "
+        f"process {holder.get('pid', 'unknown')}, since {holder.get('since', 'unknown')}); "
+        "wait for it, stop it, or choose another exp_name",
+    )
+
+
+def _lock_or_refuse(descriptor: int, place: str) -> None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        holder = _read_holder(descriptor)
-        message = (
-            f"{folder}: another search is running here (host {holder.get('host', 'unknown')}, "
-            f"process {holder.get('pid', 'unknown')}, since {holder.get('since', 'unknown')}); "
-            "wait for it, stop it, or choose another exp_name"
-        )
-        raise FolderInUseError(None, message) from None
+        raise _in_use(place, _read_holder(descriptor)) from None
     except OSError as error:
         if error.errno not in _NO_LOCKS:
             raise
-        logger.warning("%s: this file system has no locks; take care that no other search runs here", folder)
+        logger.warning("%s: this file system has no locks; take care that no other search runs here", place)
+
+
+def _me() -> dict[str, Any]:
+    return {"host": socket.gethostname(), "pid": os.getpid(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
 
 
 def _write_holder(descriptor: int) -> None:
-    since = time.strftime("%Y-%m-%d %H:%M:%S")
-    content = json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "since": since})
     os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, content.encode(), 0)
+    os.pwrite(descriptor, json.dumps(_me()).encode(), 0)
 
 
 def _read_holder(descriptor: int) -> dict[str, Any]:

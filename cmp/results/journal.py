@@ -43,7 +43,7 @@ class JournalError(UserError):
 class AnotherWriterError(JournalError):
     """Somebody else has written to the journal since this writer's last event; this writer must write no more."""
 
-    def __init__(self, path: Path, found: str) -> None:
+    def __init__(self, path: Path | str, found: str) -> None:
         remedy = "end the other search, or use another exp_name; what it wrote is kept"
         super().__init__(None, f"{path}: another process writes to this journal, too ({found}); {remedy}")
 
@@ -127,7 +127,7 @@ class Journal:
         if self._closed:
             raise ValueError(f"{self.path} was closed")
         written = plain(event)
-        line = json.dumps(written, allow_nan=False, separators=(",", ":")).encode() + b"\n"
+        line = event_line(written)
         self._append_patiently(line)
         self._size += len(line)
         self.length += 1
@@ -214,6 +214,11 @@ def _withdraw(descriptor: int, line: bytes) -> None:
     if start >= 0 and os.pread(descriptor, len(line), start) == line:
         os.ftruncate(descriptor, start)
         os.fsync(descriptor)
+
+
+def event_line(event: Mapping[str, Any]) -> bytes:
+    """An event as it stands in the journal."""
+    return json.dumps(plain(event), allow_nan=False, separators=(",", ":")).encode() + b"\n"
 
 
 def plain(value: Any) -> Any:

@@ -1,16 +1,20 @@
 """What a search does when its last trial has ended: examples of the best compressor, worked out on a trial's device."""
 
 import logging
+import tempfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from cmp.results.best import read_note
 from cmp.results.folder import ResultsFolder
 from cmp.search.engine.footprint import Footprint
 from cmp.search.engine.task import TaskError, run_task
+from cmp.store import local_folder, write_text
 
 logger = logging.getLogger(__name__)
 
+EXAMPLES = "examples.json"
 EXAMPLES_TIMEOUT_SECONDS = 300.0
 
 
@@ -22,14 +26,24 @@ def write_examples_of_best(folder: ResultsFolder, footprint: Footprint, must_lea
         footprint: of a trial; one of its workers is used.
         must_leave: True once the user wants to go.
     """
-    work = partial(_write_examples, folder.best.absolute())
+    note = read_note(folder.best)
+    if note is None:
+        return
+    # On a store the same compressor is its trial's: best/ may be on its way there.
+    place = str(folder.best.absolute()) if folder.url is None else folder.best_of(note.trial)
+    work = partial(_make_examples, place)
     try:
-        run_task(work, footprint, must_leave=must_leave, timeout_seconds=EXAMPLES_TIMEOUT_SECONDS)
+        examples = run_task(work, footprint, must_leave=must_leave, timeout_seconds=EXAMPLES_TIMEOUT_SECONDS)
     except TaskError as error:
         logger.warning("no examples of the best compressor: %s", error)
+        return
+    if examples is not None:
+        write_text(folder.best / EXAMPLES, examples)
 
 
-def _write_examples(best: Path, device: str) -> None:
+def _make_examples(place: str, device: str) -> str:
+    """What `examples.json` holds for a compressor; nothing is written where it is."""
     from cmp.train.examples import write_examples
 
-    write_examples(best, device=device)
+    with local_folder(place) as folder, tempfile.TemporaryDirectory(prefix="cmp-") as temporary:
+        return write_examples(folder, device=device, target=Path(temporary) / EXAMPLES).read_text(encoding="utf-8")

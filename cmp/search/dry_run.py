@@ -7,9 +7,10 @@ wrong layer shows before the data is tokenized.
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from cmp.results.folder import ResultsFolder
+from cmp.objects import is_url
 from cmp.results.history import History
 from cmp.results.journal import read_events
+from cmp.results.opening import reading, require_usable
 from cmp.search.decide.sampler import suggest
 from cmp.search.engine.cluster import cluster_nodes
 from cmp.search.engine.footprint import Node, Plan, plan_search
@@ -101,13 +102,16 @@ def _describe_results(space: Space, *, fresh: bool) -> list[str]:
     Raises:
         SpaceError: the folder holds a search with other settings.
     """
-    folder = ResultsFolder(space.results_folder)
-    history = History.from_events(read_events(folder.journal))
+    place = space.results_place
+    if is_url(place):
+        require_usable(place)
+    with reading(place) as folder:
+        history = History.from_events(read_events(folder.journal))
     if not history.trials:
-        return [f"Results: {folder.path} (new)"]
+        return [f"Results: {place} (new)"]
     if fresh:
-        return [f"Results: {folder.path} (the search that is there is moved aside)"]
+        return [f"Results: {place} (the search that is there is moved aside)"]
     differences = space.differences(Space.from_dict(history.sessions[0].event["space"]))
     advice = ["it holds another search; start over with --fresh, or use another exp_name"] if differences else []
-    require([Problem(str(folder.path), None, None, line) for line in (*differences, *advice)])
-    return [f"Results: {folder.path} (goes on with the search that is there, of {count(len(history.trials), 'trial')})"]
+    require([Problem(place, None, None, line) for line in (*differences, *advice)])
+    return [f"Results: {place} (goes on with the search that is there, of {count(len(history.trials), 'trial')})"]

@@ -37,8 +37,8 @@ def score_on_test(
     has_curve = history.text_curve is not None and history.text_curve.trained
     work = partial(
         _score,
-        [(one, str(folder.trial(one.trial).absolute() / "best")) for one in candidates[:MOST_CANDIDATES]],
-        str(folder.trial(CONTROL).absolute() / "best") if control is not None and has_curve else None,
+        [(one, folder.best_of(one.trial)) for one in candidates[:MOST_CANDIDATES]],
+        folder.best_of(CONTROL) if control is not None and has_curve else None,
         runner_up,
     )
     try:

@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from cmp.objects import StoreError
 from cmp.results.folder import ResultsFolder
+from cmp.results.mirror import mirrored
+from cmp.results.opening import open_results, set_aside
 from cmp.search.decide.identity import noted_facts
 from cmp.search.decide.ledger import Ledger, Suggested
 from cmp.search.engine.cluster import Cluster, RayLostError, connected, require_reachable, set_environment
@@ -50,11 +53,15 @@ def run_search(space: Space, *, address: str | None = None, fresh: bool = False,
     """
     console = console or standard_output()
     _log_warnings_to(console)
-    folder = ResultsFolder(space.results_folder)
-    if fresh and (moved := folder.set_aside()) is not None:
+    folder = open_results(space.results_place)
+    if fresh and (moved := set_aside(folder)) is not None:
         messages.say(console, f"The old results are now in {moved}.")
-    with folder.lock():
-        return _Search(space, folder, console, address).run()
+        folder = open_results(space.results_place)
+    try:
+        with folder.lock(), mirrored(folder):
+            return _Search(space, folder, console, address).run()
+    except StoreError as error:
+        raise UserError("save_root", str(error)) from error
 
 
 def standard_output() -> Console:
@@ -221,6 +228,7 @@ class _JobFactory:
                 window=self.space.window,
                 folder=suggested.folder.absolute(),
                 role=suggested.role,
+                url=self.folder.trial_url(suggested.number),
             ),
             footprint=self.plan.footprint,
             experiment=self.space.name,
@@ -228,6 +236,7 @@ class _JobFactory:
             ray_folder=self.folder.ray.absolute() / "train",
             rungs=frozenset(self.space.rungs),
             directory=Path.cwd(),
+            copy=None if self.folder.url is None else self.folder.path.name,
         )
 
 

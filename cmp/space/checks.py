@@ -12,6 +12,7 @@ from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Any
 
+from cmp.objects import is_url, url_mistake
 from cmp.space.errors import Problem
 from cmp.space.layers import ModelFacts, resolve_layer
 from cmp.space.rules import show
@@ -189,7 +190,12 @@ def check_paths(space: Space, broken: AbstractSet[str] = frozenset()) -> list[Pr
     problems = []
     for name in ("save_root", "data_root"):
         folder = space.fixed[name]
-        if name not in broken and folder is not None and (why := _why_not_writable(Path(folder).expanduser())):
+        if name in broken or folder is None:
+            continue
+        if is_url(folder):
+            mistake = url_mistake(folder) if name == "save_root" else "tokens are mapped into memory; name a folder"
+            problems += [space.problem(name, mistake)] if mistake else []
+        elif why := _why_not_writable(Path(folder).expanduser()):
             problems.append(space.problem(name, f"{show(folder)} {why}; name a folder that can be written"))
     for name in ("dataset", "model_string", "testing"):
         source = space.fixed[name]

@@ -29,7 +29,7 @@ class TrialSettings:
     ]
     dataset: Annotated[str, _Text, "openwebtext, glue, pydoc, a hub data set, or local files, folders and globs"]
     exp_name: Annotated[str, _Place, "results go to save_root/exp_name; the space file's name by default"] = "search"
-    save_root: Annotated[str, _Place, "the folder that holds the results of all searches"] = "results"
+    save_root: Annotated[str, _Place, "the folder, or s3://, gs:// or az:// URL, of all results"] = "results"
     testing: Annotated[str | None, _Place, "a small model for --test to use instead; pydoc-tiny by default"] = None
     seed: Annotated[int, Range(0), "every random choice of a trial follows from it"] = 0
     torch_dtype: Annotated[

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cmp.objects import is_url
 from cmp.space.domains import Choice, Domain, Int, LogInt, domain_from_plain
 from cmp.space.errors import Problem
 from cmp.space.rules import show
@@ -55,9 +56,10 @@ class Space:
         return self.fixed["exp_name"]
 
     @property
-    def results_folder(self) -> Path:
-        """Where everything of this search goes."""
-        return Path(self.fixed["save_root"]).expanduser() / self.name
+    def results_place(self) -> str:
+        """Where everything of this search goes: a folder, or a URL on an object store."""
+        root = self.fixed["save_root"]
+        return f"{root.rstrip('/')}/{self.name}" if is_url(root) else str(Path(root).expanduser() / self.name)
 
     @property
     def window(self) -> Window:

@@ -22,7 +22,7 @@ from cmp.model.backbone import Backbone, dtype_name
 from cmp.model.compression import CompressionModel
 from cmp.model.saving import save_compressor
 from cmp.model.steps import LossStep, ScoreStep, recordings_for
-from cmp.store import failed_write_tolerated, replace_folder, restore_folder, send_folder, write_json
+from cmp.store import failed_write_tolerated, replace_folder, restore_folder, write_json
 from cmp.train.bounds import Bounds, bounds_key, compute_bounds, shared_bounds
 from cmp.train.checkpoint import Checkpoint, load_newest, owner_of, save_checkpoint
 from cmp.train.data import TrialData, open_data
@@ -268,7 +268,7 @@ def _keep_if_best(trial: Trial, report: EpochReport) -> None:
     with failed_write_tolerated(trial.log, "best/"):
         best = trial.plan.home / "best"
         replace_folder(best.path, lambda new: save_compressor(trial.learner.model, new, extra))
-        send_folder(best.path, best.url, version=str(report.epoch))
+        best.send_folder(version=str(report.epoch))
         state.best_val_loss = report.val_loss
 
 

@@ -78,7 +78,7 @@ class KilledError(Exception):
 
 def run(
     space: Space,
-    path: Path,
+    path: Path | ResultsFolder,
     *,
     slots: int = 1,
     seed: int = 0,
@@ -91,7 +91,8 @@ def run(
         kill_after_events: raise KilledError once this session has journalled so many events, before they have any
             effect outside the journal.
     """
-    ledger = Ledger(space, ResultsFolder(path), Clock(), views=views)
+    folder = path if isinstance(path, ResultsFolder) else ResultsFolder(path)
+    ledger = Ledger(space, folder, Clock(), views=views)
     if kill_after_events is not None:
         _kill_after(ledger, kill_after_events)
     rng = random.Random(seed)

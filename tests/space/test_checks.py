@@ -127,7 +127,7 @@ def test_a_name_that_makes_a_poor_folder_is_refused(problems: Problems, name: st
 
 @pytest.mark.parametrize("name", ["gpt2", "größe 3", "a.b-c_d", "2024-01-31", "lr=5e-4"])
 def test_a_plain_name_is_fine(load: Load, name: str) -> None:
-    assert load(f"exp_name: '{name}'\n").results_folder == Path("results") / name
+    assert load(f"exp_name: '{name}'\n").results_place == f"results/{name}"
 
 
 def test_places_that_cannot_be_written_are_refused(problems: Problems, tmp_path: Path) -> None:

@@ -15,12 +15,15 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.search.check_journal import trajectory, violations
+from tests.stores import make_bucket, s3_environment, start_s3
 from tests.whole_program.harness import Run, Search
-from tests.whole_program.victim import DRIVER_POINTS, WORKER_POINTS
+from tests.whole_program.victim import DRIVER_POINTS, STORE_DRIVER_POINTS, STORE_WORKER_POINTS, WORKER_POINTS
 
 SETTINGS = {
     "n_epochs": 6,
@@ -37,6 +40,8 @@ POLITE_SHARE = 0.1
 RAY_ITSELF = ("raylet", "gcs")
 # Trials' processes end so long after their raylet; until then they may begin another trial.
 LAST_BREATH_SECONDS = 1.0
+# With results on a store: so many machines, each with a disk of its own.
+MACHINES = 3
 # Ray's C++ ends the process that it connects to a raylet which is killed in that very moment: nothing to catch.
 RAY_ENDED_THE_DRIVER = "Failed to register worker to Raylet"
 
@@ -58,7 +63,8 @@ class Tally:
         self.searches += 1
         self.problems += violations(search.journal, ended=True)
         trials = trajectory(search.journal)
-        self.trials_lost += SETTINGS["search"]["num_samples"] - sum(end is not None for _, _, end in trials.values())
+        searched = SETTINGS["search"]["num_samples"] - sum(number >= 0 for number in trials)
+        self.trials_lost += searched + sum(end is None for _, _, end in trials.values())
         self.trials_lost += sum(end is not None and end[0] == "failed" for _, _, end in trials.values())
         reported = [(event["trial"], event["epoch"]) for event in search.events("reported")]
         self.epochs_repeated += len(reported) - len(set(reported))
@@ -89,8 +95,9 @@ class Tally:
 
 def live(search: Search, tally: Tally, kills_left: int, rng: random.Random) -> int:
     """Start the search once and kill in it until it has ended; returns the kills that are still to come."""
-    point = rng.choice([*DRIVER_POINTS, *WORKER_POINTS]) if kills_left and rng.choice(VICTIMS) == "point" else None
-    run = search.start(point=point, count=rng.randint(1, 4), epoch_seconds=EPOCH_SECONDS)
+    point = rng.choice(_points(search)) if kills_left and rng.choice(VICTIMS) == "point" else None
+    machine = {} if search.store is None else {"CMP_CACHE": str(search.root / f"machine-{rng.randrange(MACHINES)}")}
+    run = search.start(point=point, count=rng.randint(1, 4), epoch_seconds=EPOCH_SECONDS, environment=machine)
     restarted = run.started if search.starts > 1 else None
     deaths_of_workers = 0
     while run.process.poll() is None:
@@ -125,6 +132,13 @@ def live(search: Search, tally: Tally, kills_left: int, rng: random.Random) -> i
     return kills_left
 
 
+def _points(search: Search) -> list[str]:
+    """Where a process may kill itself; on a store there are more places, and a line of the journal is never torn."""
+    if search.store is None:
+        return [*DRIVER_POINTS, *WORKER_POINTS]
+    return [*(point for point in DRIVER_POINTS if "torn" not in point), *STORE_DRIVER_POINTS, *STORE_WORKER_POINTS]
+
+
 def be_polite(run: Run, rng: random.Random) -> str:
     """Ask the program to leave, as Ctrl-C and a batch system do, also all its processes; it must within 20 seconds."""
     asked = rng.choice([signal.SIGINT, signal.SIGTERM])
@@ -144,17 +158,38 @@ def is_complete(search: Search) -> bool:
     return bool(completed) and completed[-1]["time"] >= sessions[-1]["time"]
 
 
-def torment(kills: int, seed: int, root: Path) -> Tally:
-    """Kill as often as asked for, in as many searches as that takes."""
+def torment(kills: int, seed: int, root: Path, store: str | None = None) -> Tally:
+    """Kill as often as asked for, in as many searches as that takes.
+
+    Args:
+        kills: how many.
+        seed: of all choices.
+        root: where the searches go.
+        store: the URL below which results go instead; each start is then one of a few machines without a common disk.
+    """
     tally, rng = Tally(), random.Random(seed)
     kills_left = kills
     while kills_left > 0:
-        search = Search(root / f"search-{tally.searches}", {**SETTINGS, "seed": seed + tally.searches})
+        name = f"search-{tally.searches}"
+        settings = {**SETTINGS, "seed": seed + tally.searches, **({"data_root": None} if store else {})}
+        search = Search(root / name, settings, store=store and f"{store}/{name}")
         while not is_complete(search):
             kills_left = max(0, live(search, tally, kills_left, rng))
             print(f"{kills - kills_left} kills, {tally.searches} searches completed", file=sys.stderr, flush=True)
         tally.count(search)
     return tally
+
+
+@contextmanager
+def _store(wanted: bool) -> Iterator[str | None]:
+    """The URL of an S3 that lives as long as the block, with what it needs in the environment."""
+    if not wanted:
+        yield None
+        return
+    with start_s3() as port:
+        make_bucket(port, "crash")
+        os.environ.update(s3_environment(port))
+        yield "s3://crash/results"
 
 
 def main() -> int:
@@ -163,9 +198,12 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=100, help="how many processes to kill (100)")
     parser.add_argument("--seed", type=int, default=0, help="which processes, and when (0)")
     parser.add_argument("--folder", type=Path, help="where the searches go; a temporary folder by default")
+    parser.add_argument(
+        "--store", action="store_true", help="results go to an S3 of this process, nothing else is shared"
+    )
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as temporary:
-        tally = torment(arguments.kills, arguments.seed, arguments.folder or Path(temporary))
+    with tempfile.TemporaryDirectory() as temporary, _store(arguments.store) as store:
+        tally = torment(arguments.kills, arguments.seed, arguments.folder or Path(temporary), store)
     print(tally.table())
     broken = tally.trials_lost or tally.epochs_lost or tally.epochs_repeated or tally.problems
     return 1 if broken else 0

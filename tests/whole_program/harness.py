@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from tests.stores import journal_at
 from tests.tiny import save_tiny_model, write_tiny_text
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -27,10 +28,12 @@ class Search:
     Args:
         root: holds the space, the model, the text and the results.
         settings: of the space, on top of the tiny ones.
+        store: where results go instead, a URL; its variables are in the environment.
     """
 
     root: Path
     settings: dict[str, Any] = field(default_factory=dict)
+    store: str | None = None
     starts: int = 0
 
     def __post_init__(self) -> None:
@@ -40,7 +43,7 @@ class Search:
             write_tiny_text(self.root / "text.txt")
         tiny = {
             "exp_name": "tiny",
-            "save_root": str(self.root / "results"),
+            "save_root": self.store or str(self.root / "results"),
             "data_root": str(self.root / "data"),
             "model_string": str(self.root / "model"),
             "dataset": str(self.root / "text.txt"),
@@ -69,14 +72,19 @@ class Search:
 
     @property
     def journal(self) -> Path:
-        """Its journal."""
-        return self.results / "journal.jsonl"
+        """Its journal; of one on a store a copy, as it is now."""
+        if self.store is None:
+            return self.results / "journal.jsonl"
+        copy = self.root / "journal-of-the-store.jsonl"
+        copy.write_bytes(journal_at(f"{self.store}/tiny"))
+        return copy
 
     def events(self, kind: str) -> list[dict[str, Any]]:
         """The journal's complete events of one kind."""
-        if not self.journal.exists():
+        journal = self.journal
+        if not journal.exists():
             return []
-        lines = self.journal.read_text().split("\n")[:-1]
+        lines = journal.read_text().split("\n")[:-1]
         return [event for event in map(json.loads, lines) if event["event"] == kind]
 
     def start(
@@ -86,8 +94,9 @@ class Search:
         count: int = 1,
         epoch_seconds: float = 0.0,
         environment: dict[str, str] | None = None,
+        directory: Path = REPOSITORY,
     ) -> "Run":
-        """Type the command; with a crash point, the program that kills itself there."""
+        """Type the command in a directory; with a crash point, the program that kills itself there."""
         self.starts += 1
         marks = self.root / "marks"
         marks.mkdir(exist_ok=True)
@@ -105,7 +114,7 @@ class Search:
         with output.open("w") as file:
             process = subprocess.Popen(
                 [sys.executable, "-m", "tests.whole_program.victim", str(self.space), *arguments],
-                cwd=REPOSITORY,
+                cwd=directory,
                 env=environment,
                 stdout=file,
                 stderr=subprocess.STDOUT,

@@ -31,6 +31,9 @@ DRIVER_POINTS = (
     "before-completed",
 )
 WORKER_POINTS = ("before-checkpoint", "torn-checkpoint", "before-report", "during-trial-best")
+# Only where results go to an object store.
+STORE_DRIVER_POINTS = ("before-created", "after-created", "during-compaction", "during-sent-best")
+STORE_WORKER_POINTS = ("before-sent-checkpoint", "after-sent-checkpoint", "during-sent-trial-best")
 
 
 class Trigger:
@@ -83,6 +86,9 @@ def install(point: str, trigger: Trigger) -> None:
         on_rename("replace", r"loop-\d+\.pt$", trigger, when="after", last_act=truncate)
     elif point == "during-trial-best":
         on_rename("rename", r"/trials/\d+/best$", trigger, when="before")
+    elif point in STORE_POINTS:
+        method, name = STORE_POINTS[point]
+        on_object(when, method, name, trigger)
     elif point == "before-report":
         from cmp.search.engine.ray_session import RaySession
 
@@ -91,6 +97,29 @@ def install(point: str, trigger: Trigger) -> None:
         on_torn_line(what, trigger)
     else:
         on_event(when, what, trigger)
+
+
+# Which call on an object store each point is before or after, and the object that it is about.
+STORE_POINTS = {
+    "before-created": ("create_once", r"^\d+\.json$"),
+    "after-created": ("create_once", r"^\d+\.json$"),
+    "during-compaction": ("create_once", r"\.jsonl$"),
+    "during-sent-best": ("put", r"^\d+-\d+/config\.json$"),
+    "before-sent-checkpoint": ("put", r"loop-\d+\.pt$"),
+    "after-sent-checkpoint": ("put", r"loop-\d+\.pt$"),
+    "during-sent-trial-best": ("put", r"^\d+/config\.json$"),
+}
+
+
+def on_object(when: str, method: str, pattern: str, trigger: Trigger) -> None:
+    """Die before or after an object of this name is put or created; `during` is after the first of several."""
+    from cmp.objects import ObjectStore
+
+    def reached(store: Any, object_name: str, *args: Any) -> None:
+        if re.search(pattern, object_name):
+            trigger.reached()
+
+    around(ObjectStore, method, **{"before" if when == "before" else "after": reached})
 
 
 def on_event(when: str, kind: str, trigger: Trigger) -> None:
@@ -144,7 +173,7 @@ def run_trial(plan: Any, session: Any) -> Any:
 
     if not getattr(trial, "is_victim", False):
         trial.is_victim = True  # type: ignore[attr-defined]
-        if os.environ.get("CRASH_POINT") in WORKER_POINTS:
+        if os.environ.get("CRASH_POINT") in (*WORKER_POINTS, *STORE_WORKER_POINTS):
             install(os.environ["CRASH_POINT"], _trigger())
         around(trial, "train_epoch", before=note_first_loop)
         if "CRASH_SENT" in os.environ:
@@ -186,7 +215,7 @@ def main() -> int:
         return dataclasses.replace(original(factory, suggested), entry="tests.whole_program.victim:run_trial")
 
     run._JobFactory.__call__ = make_job  # type: ignore[method-assign]
-    if os.environ.get("CRASH_POINT") in DRIVER_POINTS:
+    if os.environ.get("CRASH_POINT") in (*DRIVER_POINTS, *STORE_DRIVER_POINTS):
         install(os.environ["CRASH_POINT"], _trigger())
     return search.main(sys.argv[1:])
 

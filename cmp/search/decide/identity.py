@@ -89,4 +89,4 @@ def refuse_other_facts(folder: ResultsFolder, history: History, facts: Mapping[s
 
 def _refuse(folder: ResultsFolder, differences: list[str]) -> None:
     if differences:
-        raise SpaceError([Problem(str(folder.path), None, None, line) for line in [*differences, _ADVICE]])
+        raise SpaceError([Problem(str(folder), None, None, line) for line in [*differences, _ADVICE]])

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from cmp.results.folder import ResultsFolder
 from cmp.results.history import CONTROL, History, TrialRecord, is_finite
-from cmp.results.journal import Event, Journal, plain
+from cmp.results.journal import Event, plain
+from cmp.results.store_journal import open_journal
 from cmp.search.decide.asha import Asha, Decision
 from cmp.search.decide.extras import control_sample, extra_settings, next_finalist, wants_control
 from cmp.search.decide.identity import refuse_another_search, refuse_other_facts, session_event, write_space
@@ -90,7 +91,7 @@ class Ledger:
             space.rungs, space.max_epochs, reduction_factor=search.reduction_factor, min_peers=search.min_peers
         )
         self._sampler = Sampler(space)
-        self._journal = Journal(folder.journal, replay=self._replay)
+        self._journal = open_journal(folder, replay=self._replay)
         self._views = FolderViews(space, folder, clock) if views else None
 
     @property

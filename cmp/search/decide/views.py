@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
+from pathlib import Path
 
 from cmp.results.best import BestNote, read_note, replace_best, write_note
 from cmp.results.folder import ResultsFolder
@@ -16,6 +17,7 @@ from cmp.results.tables import write_results_parquet, write_trials_csv
 from cmp.search.decide.optuna_log import OptunaLog
 from cmp.search.decide.sampler import distributions
 from cmp.space.space import Space
+from cmp.store import local_folder
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +33,7 @@ class FolderViews:
         self._folder = folder
         self._searched = dict(space.searched)
         self._clock = clock
-        self._optuna_log = OptunaLog(folder.optuna_log, folder.path.name, distributions(space))
+        self._optuna_log = OptunaLog(folder.optuna_log, Path(str(folder)).name, distributions(space))
         self._optuna_log_is_whole = False
         self._events: Callable[[], Iterable[Event]] = tuple
         self._tables_due = float("-inf")
@@ -89,7 +91,8 @@ class FolderViews:
         if shown is not None and best.exists() and (shown.trial, shown.epoch) == (wanted.trial, wanted.epoch):
             write_note(best, wanted)
         else:
-            replace_best(best, self._folder.trial(trial.number) / "best", wanted)
+            with local_folder(self._folder.best_of(trial.number)) as folder:
+                replace_best(best, folder, wanted)
 
 
 def _note(trial: TrialRecord, *, partial: bool) -> BestNote:

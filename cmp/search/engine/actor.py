@@ -6,6 +6,7 @@ when it has several. A step never returns anything but a message of the trial: t
 its outcome, which is always the last.
 """
 
+import contextlib
 import os
 import signal
 import socket
@@ -66,7 +67,7 @@ class TrialActor(tune.Trainable):
         self._thread.shutdown(wait=False)
 
     def _begin(self, job: TrialJob) -> None:
-        self._job = job
+        self._job = job = job.here()
         self._last = {}
         enter(job.directory)
         self._post: Any = Mailbox() if job.footprint.workers == 1 else self._open_shared_mailbox()
@@ -167,7 +168,7 @@ def _group_worker(config: dict[str, Any]) -> None:
 
     from cmp.search.engine.ray_session import group_session
 
-    job, post = config["job"], config["post"]
+    job, post = config["job"].here(), config["post"]
     end_with_parent()
     if post.outcome() is not None:  # the group was only restarted because a worker left after the outcome was known
         return
@@ -199,6 +200,8 @@ def _log(job: TrialJob, text: str) -> None:
     job.plan.folder.mkdir(parents=True, exist_ok=True)
     with (job.plan.folder / "log.txt").open("a") as file:
         file.write(text)
+    with contextlib.suppress(OSError):
+        job.plan.home.briefly.send("log.txt")
 
 
 def _first_line(error: Exception) -> str:

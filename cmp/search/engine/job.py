@@ -1,13 +1,15 @@
 """A trial as its process gets it: what to train, what it occupies, where everything is."""
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ray.tune import PlacementGroupFactory
 
+from cmp.results.folder import ResultsFolder
+from cmp.results.opening import working_copy
 from cmp.search.engine.footprint import Footprint
 
 if TYPE_CHECKING:
@@ -33,6 +35,7 @@ class TrialJob:
         ray_folder: where Ray Train keeps its own files.
         rungs: epochs at which the trial waits for the search's answer, because it may be stopped there.
         directory: where relative paths of the space start.
+        copy: where results go to an object store, what each machine calls its copy of them; None on a disk.
         entry: `module:function` that runs a trial.
     """
 
@@ -43,6 +46,7 @@ class TrialJob:
     ray_folder: Path
     rungs: frozenset[int] = field(default_factory=frozenset)
     directory: Path | None = None
+    copy: str | None = None
     entry: str = "cmp.train.trial:run_trial"
 
     @property
@@ -54,6 +58,14 @@ class TrialJob:
     def run_name(self) -> str:
         """The same as one word: of the Ray Train run, and of the run in a tracker."""
         return self.name.replace("/", "-")
+
+    def here(self) -> "TrialJob":
+        """The same job with folders of the machine that asks, where machines share a store and no disk."""
+        if self.copy is None:
+            return self
+        folder = ResultsFolder(working_copy(self.copy))
+        plan = replace(self.plan, folder=folder.trial(self.plan.number))
+        return replace(self, plan=plan, stop_file=folder.stop_file, ray_folder=folder.ray / "train")
 
     def run(self, session: Any) -> Any:
         """Run the trial in this process, in its session; returns its outcome."""

@@ -51,7 +51,10 @@ def print_results(console: Console, space: Space, history: History, folder: Resu
     console.print()
     best = history.best()
     if best is None:
-        say(console, f"No trial succeeded; the reasons are in {folder.trials_csv} and in each trial's log.txt.")
+        say(
+            console,
+            f"No trial succeeded; the reasons are in {folder}/{folder.trials_csv.name} and in each trial's log.txt.",
+        )
         return
     say(console, best_text(best, history, space, load_scores(folder.test_scores)))
     say(console, places_text(folder))
@@ -72,7 +75,7 @@ def print_partial(console: Console, space: Space, history: History, folder: Resu
     )
     if history.best() is not None:
         say(console, f"Partial: {best_line(history)}.")
-    say(console, f"Everything is in {folder.path}. To go on from here:\n\n    {same_command()}\n")
+    say(console, f"Everything is in {folder}. To go on from here:\n\n    {same_command()}\n")
 
 
 def best_text(best: TrialRecord, history: History, space: Space, scores: SplitScores | None = None) -> str:
@@ -171,7 +174,7 @@ def _spared(trial: TrialRecord, space: Space) -> int:
 
 def places_text(folder: ResultsFolder) -> str:
     """Where everything is and how to use the best compressor."""
-    path = folder.path
+    path = str(folder)
     return (
         f"\n  {path}/report.html   open it in a browser"
         f"\n  {path}/trials.csv    one row per trial, best first"
