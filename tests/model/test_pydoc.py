@@ -115,7 +115,7 @@ def test_training_lowers_the_loss_and_leaves_global_randomness_alone(
 
     pydoc.ensure_backbone("pydoc-tiny")
 
-    assert len(losses) == TINIEST.steps and losses[-1] < losses[0] - 1.0
+    assert len(losses) == TINIEST.steps and losses[-1] < losses[0] - 0.5
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
