@@ -20,20 +20,16 @@ from rich.table import Table
 
 from cmp.commands.shared import add_loading_options, load_compressor, positive_int, run
 from cmp.results.recovered import recovered_fraction
+from cmp.results.worth import headline
 from cmp.space.errors import UserError
 from cmp.space.settings import TrialSettings
 
 if TYPE_CHECKING:
     from cmp.model.api import Compressor
+    from cmp.results.scores import SplitScores
     from cmp.train.data import WindowSet
     from cmp.train.positions import PositionSums
-
-LABELS = {
-    "no_context": "no context",
-    "memory": "the memory",
-    "full_context": "full context",
-    "reconstruction": "reconstruction",
-}
+    from cmp.train.scoring import WaySums
 
 
 @dataclass(frozen=True)
@@ -49,6 +45,21 @@ class Scores:
 
 
 @dataclass(frozen=True)
+class Row:
+    """One way of reading a context.
+
+    Args:
+        read: what the model reads before the target.
+        loss: nats per target token.
+        recovered: share of the gap between no context and full context; None where the context does not help.
+    """
+
+    read: str
+    loss: float
+    recovered: float | None
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """What `cmp evaluate` measures, as its JSON holds it.
 
@@ -57,16 +68,19 @@ class Evaluation:
         dataset: what it was scored on.
         split: "validation" or "test" (held-out documents), "train" or "all" of the data set.
         windows: how many windows were scored.
-        context_len: tokens that were compressed in each.
+        context_len: tokens of the context of each.
         target_len: tokens that were scored in each.
-        n_cmps: memory vectors.
-        compression_ratio: `context_len / n_cmps`.
-        val_loss: the memory's loss.
-        recovered: share of the context's value that survives; None where the context does not help.
-        no_context: scores of the backbone alone on the target.
-        memory: scores after the memory; of the reconstruction, with `rmb_only`.
-        full_context: scores after the uncompressed context.
-        reconstruction: of the context itself, read back from the memory; None when not trained to beside the target.
+        n_cmps: vectors of a memory's piece.
+        positions: what the decoder reads in the context's place, vectors and kept tokens.
+        compression_ratio: `context_len / positions`.
+        val_loss: after the memory.
+        recovered: share of the gap between the bounds; None where the context does not help.
+        no_context: the backbone alone.
+        memory: the compressor.
+        full_context: the backbone with the whole context.
+        reconstruction: of the compressed tokens; None where it was not trained.
+        ways: every way of reading beside each other.
+        scores: worth, gain and carried with their intervals, losses by kind of token, and costs.
     """
 
     folder: str
@@ -76,6 +90,7 @@ class Evaluation:
     context_len: int
     target_len: int
     n_cmps: int
+    positions: int
     compression_ratio: float
     val_loss: float
     recovered: float | None
@@ -83,6 +98,8 @@ class Evaluation:
     memory: Scores
     full_context: Scores
     reconstruction: Scores | None
+    ways: list[Row]
+    scores: "SplitScores"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -106,36 +123,50 @@ def evaluate(compressor: "Compressor", args: argparse.Namespace) -> Evaluation:
         DataError: the data cannot be read, or no document is as long as a window.
         UserError: the test split was asked of a compressor that was trained on it.
     """
-    from cmp.train.data.progress import progress_bar
+    from cmp.model.api import Compressor
     from cmp.train.evaluation import validation_batches
-    from cmp.train.positions import position_sums, scored_batches
+    from cmp.train.testing import score_compressor
 
     settings = _data_settings(compressor.settings, args)
     parts = []
     for windows in _window_sets(compressor, settings, args):
         batches = validation_batches(len(windows), settings.val_batch_size, settings.max_val_loops)
         parts.append((windows, batches))
-    n_batches = sum(len(batches) for _, batches in parts)
-    scored = (one for windows, batches in parts for one in scored_batches(compressor.model, windows, batches))
-    sums = position_sums(progress_bar(scored, "scoring", n_batches, show=True))
-    n_windows = sum(len(indices) for _, batches in parts for indices in batches)
-    return _put_together(compressor, settings.dataset, args, n_windows, sums)
+    control = Compressor.text_control(args.folder, compressor.backbone)
+    scores, sums = score_compressor(
+        compressor, control, parts, split=args.split, n_cmps=args.vectors, show_progress=True
+    )
+    return _put_together(compressor, settings.dataset, args, scores, sums)
 
 
 def print_evaluation(found: Evaluation, console: Console) -> None:
-    """The scores as a table, and the losses along the target."""
+    """What it is worth, every way of reading beside it, losses by kind of token and along the target, and costs."""
+    scores, first = found.scores, found.scores.compressors[0]
+    vectors, kept = first.candidate.vectors, first.candidate.kept
+    and_text = f" and the last {kept} tokens" if kept else ""
     console.print(
         f"{found.windows:,} windows of {found.dataset} ({found.split}): {found.context_len} context tokens -> "
-        f"{found.n_cmps} memory vectors (ratio {found.compression_ratio:.1f}), {found.target_len} target tokens",
+        f"{vectors} vectors{and_text} (ratio {found.compression_ratio:.1f}), {found.target_len} target tokens",
         markup=False,
         soft_wrap=True,
     )
-    rows = {name: getattr(found, name) for name in LABELS if getattr(found, name) is not None}
-    console.print()
-    console.print(_scores_table(rows))
+    if first.worth is not None:
+        measured = "" if scores.trained else ", by the untrained model's text: no text control was found"
+        console.print(f"\n{headline(first.worth, vectors, kept)}{measured}", style="bold", markup=False, soft_wrap=True)
+        console.print(f"worth {first.worth_tokens}, gain {first.gain}, carried {first.carried}", markup=False)
     recovered = "undefined: the context does not help" if found.recovered is None else f"{found.recovered:.3f}"
-    console.print(f"\nrecovered: {recovered}\n")
-    console.print(_positions_table(rows))
+    console.print(f"recovered: {recovered}\n")
+    console.print(_ways_table(found.ways))
+    if len(scores.compressors) > 1:
+        console.print(_sizes_table(scores))
+    console.print(_kinds_table(scores))
+    console.print(_positions_table(_main_rows(found)))
+    console.print("\n".join(cost_lines(scores)), markup=False, soft_wrap=True)
+
+
+def _main_rows(found: Evaluation) -> dict[str, Scores]:
+    rows = {"no context": found.no_context, "the memory": found.memory, "full context": found.full_context}
+    return rows if found.reconstruction is None else {**rows, "reconstruction": found.reconstruction}
 
 
 def save_json(found: Evaluation, name: str) -> None:
@@ -189,28 +220,53 @@ def _put_together(
     compressor: "Compressor",
     dataset: str,
     args: argparse.Namespace,
-    n_windows: int,
-    sums: Mapping[str, "PositionSums"],
+    scores: "SplitScores",
+    sums: Mapping[str, "WaySums"],
 ) -> Evaluation:
-    settings = compressor.settings
-    scores = {name: _scores(one) for name, one in sums.items()}
-    no_context, full_context, loss = (scores[name].loss for name in ("no_context", "full_context", "memory"))
+    settings, candidate = compressor.settings, scores.compressors[0].candidate
+    chosen = candidate.vectors // settings.n_pieces
+    main = "memory" if chosen == settings.n_cmps else f"{chosen} vectors"
+    losses = {name: _scores(one.positions) for name, one in sums.items()}
+    low, high = losses["no_context"].loss, losses["full_context"].loss
     return Evaluation(
         folder=str(args.folder),
         dataset=dataset,
         split=args.split,
-        windows=n_windows,
+        windows=scores.windows,
         context_len=settings.context_len,
         target_len=settings.seq_len,
-        n_cmps=settings.n_cmps,
-        compression_ratio=settings.context_len / settings.n_cmps,
-        val_loss=loss,
-        recovered=recovered_fraction(no_context, full_context, loss),
-        no_context=scores["no_context"],
-        memory=scores["memory"],
-        full_context=scores["full_context"],
-        reconstruction=scores.get("reconstruction"),
+        n_cmps=chosen,
+        positions=candidate.positions,
+        compression_ratio=settings.context_len / candidate.positions,
+        val_loss=losses[main].loss,
+        recovered=recovered_fraction(low, high, losses[main].loss),
+        no_context=losses["no_context"],
+        memory=losses[main],
+        full_context=losses["full_context"],
+        reconstruction=losses.get("reconstruction"),
+        ways=[
+            Row(label, losses[name].loss, recovered_fraction(low, high, losses[name].loss))
+            for name, label in _labels(sums, settings.keep_len)
+        ],
+        scores=scores,
     )
+
+
+def _labels(sums: Mapping[str, "WaySums"], kept: int) -> list[tuple[str, str]]:
+    """Each way that was read and what to call it, in the order of the table."""
+    text = f", and the last {kept} tokens" if kept else ""
+    names = [("no_context", "nothing"), ("memory", f"its own memory{text}")]
+    names += [
+        (name, f"{name.removesuffix(' vectors')} of its vectors{text}") for name in sums if name.endswith("vectors")
+    ]
+    names += [("swapped", f"the memory of another document{text}"), ("mean", f"one constant memory, the mean{text}")]
+    for word, who in (("text", "the text control"), ("plain", "the bare model")):
+        lengths = sorted(int(name.split()[1]) for name in sums if name.startswith(f"{word} "))
+        names += [
+            (f"{word} {length}", f"{who}: the last {length} tokens") for length in lengths if length or word == "text"
+        ]
+    names.append(("full_context", "the whole context"))
+    return [(name, label) for name, label in names if name in sums]
 
 
 def _scores(sums: "PositionSums") -> Scores:
@@ -220,20 +276,51 @@ def _scores(sums: "PositionSums") -> Scores:
     return Scores(sums.loss, perplexity(sums.loss), sums.accuracy, sums.top5_accuracy, tokens, sums.by_position())
 
 
-def _scores_table(rows: Mapping[str, Scores]) -> Table:
-    table = Table(title="After", title_justify="left")
-    for name in ("", "loss", "perplexity", "accuracy", "top 5", "tokens"):
-        table.add_column(name, justify="left" if not name else "right")
-    for name, row in rows.items():
-        cells = (
-            f"{row.loss:.4f}",
-            f"{row.perplexity:.2f}",
-            f"{row.accuracy:.3f}",
-            f"{row.top5:.3f}",
-            f"{row.tokens:,}",
-        )
-        table.add_row(LABELS[name], *cells)
+def _ways_table(rows: Sequence[Row]) -> Table:
+    table = Table(title="What the model reads before the target", title_justify="left")
+    table.add_column("")
+    for name in ("loss", "recovered"):
+        table.add_column(name, justify="right")
+    for row in rows:
+        table.add_row(row.read, f"{row.loss:.4f}", "" if row.recovered is None else f"{row.recovered:.3f}")
     return table
+
+
+def _sizes_table(scores: "SplitScores") -> Table:
+    table = Table(title="By number of vectors", title_justify="left")
+    for name in ("vectors", "positions", "loss", "worth", "gain"):
+        table.add_column(name, justify="right")
+    for one in scores.compressors:
+        worth = one.worth
+        cells = ["", ""] if worth is None else [f"{worth.tokens:.1f}", f"{worth.gain:.2f}"]
+        table.add_row(str(one.candidate.vectors), str(one.candidate.positions), f"{one.loss.value:.4f}", *cells)
+    return table
+
+
+def _kinds_table(scores: "SplitScores") -> Table:
+    table = Table(title="Loss by kind of target token, nats per token", title_justify="left")
+    columns = list(next(iter(scores.kinds.values())))
+    table.add_column("")
+    for name in columns:
+        table.add_column(name, justify="right")
+    for kind, row in scores.kinds.items():
+        losses = ["" if (loss := row[name]) is None else f"{loss:.4f}" for name in columns[1:]]
+        table.add_row(kind, f"{row['tokens'] or 0:,.0f}", *losses)
+    return table
+
+
+def cost_lines(scores: "SplitScores") -> list[str]:
+    """What a memory costs beside the text, in two sentences."""
+    costs = {name: value or 0.0 for name, value in scores.costs.items()}
+    memory, context = costs["memory_bytes"], costs["context_bytes"]
+    pays = scores.costs["pays_after_tokens"]
+    when = "never" if pays is None else "at once" if pays == 0 else f"after {pays:,.0f} written tokens"
+    share = costs["compress_operations"] / costs["prefill_operations"]
+    return [
+        f"A memory takes {memory / 1024:,.1f} KiB where the context's keys and values take {context / 1024:,.1f} KiB "
+        f"({memory * 1000 / 2**20:,.1f} and {context * 1000 / 2**20:,.1f} MiB for a thousand contexts).",
+        f"Making it takes {share:.2f} times the operations of reading the context, and pays for itself {when}.",
+    ]
 
 
 def _positions_table(rows: Mapping[str, Scores]) -> Table:
@@ -241,7 +328,7 @@ def _positions_table(rows: Mapping[str, Scores]) -> Table:
     table = Table(title="Loss by position, nats per token", title_justify="left")
     table.add_column("tokens")
     for name in rows:
-        table.add_column(LABELS[name], justify="right")
+        table.add_column(name, justify="right")
     longest = max(len(row.loss_by_position) for row in rows.values())
     start = 0
     while start < longest:
@@ -285,6 +372,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--batch-size", type=positive_int, metavar="N", help="windows per batch; val_batch_size by default"
+    )
+    parser.add_argument(
+        "--vectors", type=positive_int, metavar="N", help="score fewer vectors than trained, with nested: true"
     )
     amount = parser.add_mutually_exclusive_group()
     amount.add_argument(

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from cmp.commands.shared import run
 from cmp.results.best import NOTE
-from cmp.results.folder import ResultsFolder
+from cmp.results.folder import ResultsFolder, trial_label
+from cmp.results.history import CONTROL
 from cmp.results.opening import reading
 from cmp.space.errors import UserError
 
@@ -32,20 +33,25 @@ def export(results: ResultsFolder, trial: int | None, target: Path) -> str:
     Raises:
         UserError: no such trial, one that has no compressor, a damaged one, or a target that holds something.
     """
-    from cmp.model.saving import CONFIG, opened, read_config, read_tensors
+    from cmp.model.saving import CONFIG, add_control, opened, read_config, read_tensors
     from cmp.store import replace_folder
 
     if not results.has_history():
         raise UserError(None, f"{results}: not a results folder, it has no {results.journal.name}")
     place = f"{results}/best" if trial is None else f"{results}/trials/{trial:04d}/best"
-    with opened(place) as source:
+    with opened(place) as source, opened(f"{results}/trials/{trial_label(CONTROL)}/best") as control:
         if not (source / CONFIG).is_file():
             raise _nothing_there(results, trial)
         read_tensors(source, read_config(source))
         if target.exists() and (not target.is_dir() or any(target.iterdir())):
             raise UserError("--to", f"{target} exists and is not empty; nothing is overwritten")
         target.parent.mkdir(parents=True, exist_ok=True)
-        replace_folder(target, lambda new: _copy(source, new))
+
+        def write(new: Path) -> None:
+            _copy(source, new)
+            add_control(new, control)
+
+        replace_folder(target, write)
     return place
 
 

@@ -16,7 +16,18 @@ from cmp.model.compression import CompressionModel, Task
 from cmp.model.generation import GREEDY, continuation_text, generate_after_memory, generate_after_tokens
 from cmp.model.memory import Memories
 from cmp.model.pieces import Memory, Texts, is_single, joined, padded, rows_by_key, token_rows
-from cmp.model.saving import CompressorError, Origin, read_compressor, save_compressor
+from cmp.model.saving import (
+    CONTROL_CONFIG,
+    CONTROL_TENSORS,
+    CompressorError,
+    Origin,
+    has_control,
+    opened,
+    read_compressor,
+    read_config,
+    read_tensors,
+    save_compressor,
+)
 from cmp.model.surgery import UnsupportedModelError
 from cmp.space.settings import TrialSettings
 
@@ -72,6 +83,24 @@ class Compressor:
                 f"but {backbone.identity.name} has other weights ({backbone.identity.fingerprint}); "
                 "give the model it was trained with as backbone"
             )
+        model = CompressionModel(backbone, config.settings, config.settings.seed)
+        _load_tensors(model, tensors, folder)
+        return cls(model, config.origin)
+
+    @classmethod
+    def text_control(cls, folder: str | Path, backbone: Backbone) -> "Compressor | None":
+        """The text control in a compressor's folder, on the same backbone; None where the folder has none.
+
+        Raises:
+            CompressorError: damaged files, or a control of another backbone.
+        """
+        with opened(folder) as local:
+            if not has_control(local):
+                return None
+            config = read_config(local, CONTROL_CONFIG)
+            tensors = read_tensors(local, config, CONTROL_TENSORS)
+        if backbone.identity.fingerprint != config.backbone.fingerprint:
+            raise CompressorError(f"{folder}/{CONTROL_CONFIG}: trained with {config.backbone.name}, not this backbone")
         model = CompressionModel(backbone, config.settings, config.settings.seed)
         _load_tensors(model, tensors, folder)
         return cls(model, config.origin)

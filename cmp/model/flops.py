@@ -6,6 +6,7 @@ so that a share of the device's matrix-product rate is a lower bound of how busy
 Shape suffixes: `C` context, `K` compression tokens, `S` target, `H` hidden, `V` vocabulary.
 """
 
+import dataclasses
 from dataclasses import dataclass
 
 from torch import nn
@@ -66,8 +67,7 @@ def shape_of(backbone: Backbone) -> ModelShape:
     config = backbone.config
     head_width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     attention_width = head_width * config.num_attention_heads
-    key_value_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    key_values = 2 * backbone.hidden_size * head_width * key_value_heads
+    key_values = 2 * backbone.hidden_size * _key_value_width(backbone)
     return ModelShape(
         backbone.n_layers, weights, key_values, attention_width, backbone.hidden_size, backbone.vocab_size
     )
@@ -96,6 +96,54 @@ def loop_flops(shape: ModelShape, settings: TrialSettings, sequences: int | None
     decoder = sum(2 * _decode(shape, settings, length) for length in (kept + target, rebuilt) if length)
     head = 2 * shape.head(target + rebuilt) + (shape.head(target) if settings.kl_scale > 0 else 0.0)
     return LoopFlops(batch * prefill, batch * compression, batch * decoder, batch * head)
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What one compressed context costs beside the text itself.
+
+    Args:
+        memory_bytes: of the memory as it is kept: vectors in the backbone's precision, kept tokens as numbers.
+        context_bytes: of the keys and values of the uncompressed context.
+        compress_operations: to read the context and make its memory.
+        prefill_operations: to read the context as it is.
+        operations_saved_per_token: by every token that is then written.
+        pays_after_tokens: from how many written tokens on compressing has needed fewer operations; None is never.
+    """
+
+    memory_bytes: int
+    context_bytes: int
+    compress_operations: float
+    prefill_operations: float
+    operations_saved_per_token: float
+    pays_after_tokens: float | None
+
+
+def costs_of(backbone: Backbone, settings: TrialSettings) -> Costs:
+    """The costs of a whole context with these settings, from the shapes alone."""
+    shape, width = shape_of(backbone), backbone.dtype.itemsize
+    per_token = 2 * shape.n_layers * _key_value_width(backbone) * width
+    vector_bytes = per_token if settings.memory == "kv" else backbone.hidden_size * width
+    loop = loop_flops(shape, dataclasses.replace(settings, kl_scale=0.0), sequences=1)
+    compress = loop.prefill + loop.compression / 2  # without the backward pass
+    prefill = shape.forward(1 + settings.context_len, 0, shape.n_layers)
+    saved = 4.0 * shape.attention_width * shape.n_layers * (settings.context_len - settings.positions)
+    extra = compress + shape.forward(settings.positions, 0, shape.n_layers) - prefill
+    return Costs(
+        memory_bytes=settings.n_vectors * vector_bytes + settings.keep_len * 8,
+        context_bytes=(1 + settings.context_len) * per_token,
+        compress_operations=compress,
+        prefill_operations=prefill,
+        operations_saved_per_token=saved,
+        pays_after_tokens=0.0 if extra <= 0 else extra / saved if saved > 0 else None,
+    )
+
+
+def _key_value_width(backbone: Backbone) -> int:
+    """Width of a token's keys in one block: key-value heads x head width."""
+    config = backbone.config
+    head_width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return head_width * (getattr(config, "num_key_value_heads", None) or config.num_attention_heads)
 
 
 def _decode(shape: ModelShape, settings: TrialSettings, length: int) -> float:

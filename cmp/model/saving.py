@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 FORMAT = "cmp-compressor"
 FORMAT_VERSION = 1
 CONFIG, TENSORS, CARD = "config.json", "compressor.safetensors", "README.md"
+# The text control that a compressor is measured by, in the same folder: the same two files under other names.
+CONTROL_CONFIG, CONTROL_TENSORS = "control.json", "control.safetensors"
 
 
 class CompressorError(UserError):
@@ -119,18 +122,32 @@ def _hint(place: str | Path) -> str:
     return f"; did you mean {best}?" if is_url(place) and ObjectStore(best).briefly().list() else ""
 
 
-def read_config(folder: Path) -> SavedConfig:
-    """Read and check `config.json`; the tensors are not touched.
+def add_control(folder: Path, control: Path) -> None:
+    """Put a copy of the text control's two files beside a compressor's own; does nothing where there is no control."""
+    if not (control / CONFIG).is_file():
+        return
+    for name, copy in ((TENSORS, CONTROL_TENSORS), (CONFIG, CONTROL_CONFIG)):
+        with replacing(folder / copy) as temporary:
+            shutil.copyfile(control / name, temporary)
+
+
+def has_control(folder: Path) -> bool:
+    """Whether a compressor's folder holds the text control that it is measured by."""
+    return (folder / CONTROL_CONFIG).is_file()
+
+
+def read_config(folder: Path, name: str = CONFIG) -> SavedConfig:
+    """Read and check `config.json`, or the control's; the tensors are not touched.
 
     Raises:
         CompressorError: no compressor there, a file that is not one, or one that a newer version has written.
     """
-    raw = _read_json(folder)
+    raw = _read_json(folder, name)
     if raw.get("format") != FORMAT:
-        raise CompressorError(f'{folder / CONFIG}: not a compressor\'s config (no "format": "{FORMAT}")')
+        raise CompressorError(f'{folder / name}: not a compressor\'s config (no "format": "{FORMAT}")')
     version = raw.get("format_version")
     if version != FORMAT_VERSION:
-        raise CompressorError(f"{folder / CONFIG}: format version {version!r}; this program reads {FORMAT_VERSION}")
+        raise CompressorError(f"{folder / name}: format version {version!r}; this program reads {FORMAT_VERSION}")
     try:
         return SavedConfig(
             settings=TrialSettings(**raw["settings"]),
@@ -139,18 +156,18 @@ def read_config(folder: Path) -> SavedConfig:
             tensors_sha256=str(raw["tensors_sha256"]),
         )
     except KeyError as error:
-        raise CompressorError(f"{folder / CONFIG}: corrupt, {error} is missing") from error
+        raise CompressorError(f"{folder / name}: corrupt, {error} is missing") from error
     except TypeError as error:
-        raise CompressorError(f"{folder / CONFIG}: written by another version of this program ({error})") from error
+        raise CompressorError(f"{folder / name}: written by another version of this program ({error})") from error
 
 
-def read_tensors(folder: Path, config: SavedConfig) -> dict[str, torch.Tensor]:
-    """The trained tensors by name, on the CPU.
+def read_tensors(folder: Path, config: SavedConfig, name: str = TENSORS) -> dict[str, torch.Tensor]:
+    """The trained tensors, or the control's, by name, on the CPU.
 
     Raises:
         CompressorError: the file is missing, damaged, or not the one that `config.json` was written with.
     """
-    path = folder / TENSORS
+    path = folder / name
     if not path.is_file():
         raise CompressorError(f"{path}: missing; copy the whole folder, or export the trial again")
     if _sha256(path) != config.tensors_sha256:
@@ -161,13 +178,13 @@ def read_tensors(folder: Path, config: SavedConfig) -> dict[str, torch.Tensor]:
         raise CompressorError(f"{path}: not a safetensors file ({error})") from error
 
 
-def _read_json(folder: Path) -> dict[str, Any]:
-    """The content of `config.json` as a dict."""
+def _read_json(folder: Path, name: str) -> dict[str, Any]:
+    """The content of a config as a dict."""
     if not folder.is_dir():
         raise CompressorError(f"{folder}: no such folder; a search leaves its best compressor in RESULTS/best")
-    path = folder / CONFIG
+    path = folder / name
     if not path.is_file():
-        raise CompressorError(f"{folder}: not a compressor's folder, {CONFIG} is missing{_nearby(folder)}")
+        raise CompressorError(f"{folder}: not a compressor's folder, {name} is missing{_nearby(folder)}")
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

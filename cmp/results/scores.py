@@ -8,7 +8,7 @@ import dataclasses
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +112,8 @@ class SplitScores:
         compressors: scored ones.
         runner_up: number of the second-best trial.
         difference: loss of the best minus that of the runner-up, on the same documents.
+        kinds: losses of the best by kind of target token, and by what is read; "tokens" counts them.
+        costs: what a memory of the best costs beside the text; see `model.flops.Costs`.
     """
 
     split: str
@@ -126,6 +128,8 @@ class SplitScores:
     compressors: tuple[CompressorScores, ...]
     runner_up: int | None = None
     difference: Interval | None = None
+    kinds: dict[str, dict[str, float | None]] = field(default_factory=dict)
+    costs: dict[str, float | None] = field(default_factory=dict)
 
     @property
     def curve(self) -> TextCurve | None:

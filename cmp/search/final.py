@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 from cmp.results.folder import ResultsFolder
 from cmp.results.front import candidate_of, front
@@ -40,6 +41,7 @@ def score_on_test(
         [(one, folder.best_of(one.trial)) for one in candidates[:MOST_CANDIDATES]],
         folder.best_of(CONTROL) if control is not None and has_curve else None,
         runner_up,
+        folder.best.absolute(),
     )
     try:
         scores = run_task(work, footprint, must_leave=must_leave, timeout_seconds=TIMEOUT_SECONDS)
@@ -52,8 +54,11 @@ def score_on_test(
 
 
 def _score(
-    places: list[tuple[Candidate, str]], control: str | None, runner_up: Candidate | None, device: str
+    places: list[tuple[Candidate, str]], control: str | None, runner_up: Candidate | None, best: Path, device: str
 ) -> SplitScores:
+    from cmp.model.saving import add_control
     from cmp.train.testing import score_candidates
 
+    if control is not None:
+        add_control(best, Path(control))
     return score_candidates(places, control, runner_up=runner_up, device=device)

@@ -39,6 +39,12 @@ class PositionSums:
             before = getattr(self, name)
             setattr(self, name, column if len(before) == 0 else before + column)
 
+    def take(self, other: "PositionSums") -> None:
+        """Add the sums of other windows."""
+        for name in ("nll", "correct", "top5", "tokens"):
+            mine, theirs = getattr(self, name), getattr(other, name)
+            setattr(self, name, mine + theirs if len(mine) == len(theirs) else max(mine, theirs, key=len).copy())
+
     @property
     def loss(self) -> float:
         """Nats per kept token."""

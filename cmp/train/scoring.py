@@ -6,7 +6,7 @@ Called by the search at its end (on the test split) and by `cmp evaluate`. Train
 Shape suffixes: `B` batch, `C` context, `S` target.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -21,7 +21,7 @@ from cmp.train.data.windows import WindowSet
 from cmp.train.evaluation import pinned_batch, strangers, without_rows
 from cmp.train.positions import PositionSums
 from cmp.train.prefetch import prefetched
-from cmp.train.views import curve_lengths, prefix_sizes
+from cmp.train.views import curve_lengths
 
 Way = Callable[[Batch, np.ndarray], dict[str, TokenScores]]
 """Scores of a batch, by name; the array says which document each row is from."""
@@ -78,8 +78,38 @@ def score_ways(
             for way in ways:
                 for name, scores in way(batch, documents).items():
                     one = sums.setdefault(name, WaySums(np.zeros((2, n_documents))))
-                    one.add(documents, scores, kinds)
+                    one.add(documents, scores, kinds if scores.nll.shape == batch.target_ids.shape else {})
             yield sums
+
+
+def merged(parts: Sequence[Mapping[str, WaySums]]) -> dict[str, WaySums]:
+    """What several sets of windows add up to; their documents are different ones."""
+    found: dict[str, WaySums] = {}
+    for name in dict.fromkeys(name for part in parts for name in part):
+        sums = [part.get(name) or WaySums(np.zeros_like(next(iter(part.values())).by_document)) for part in parts]
+        whole = WaySums(np.concatenate([one.by_document for one in sums], axis=1))
+        for one in sums:
+            whole.positions.take(one.positions)
+            for kind, (nll, tokens) in one.kinds.items():
+                before = whole.kinds.get(kind, (0.0, 0))
+                whole.kinds[kind] = (before[0] + nll, before[1] + tokens)
+        found[name] = whole
+    return found
+
+
+def losses_by_kind(sums: Mapping[str, WaySums], ways: Mapping[str, str]) -> dict[str, dict[str, float | None]]:
+    """Nats per token by kind of target token, "tokens" beside them.
+
+    Args:
+        sums: of `score_ways`.
+        ways: what to call each way, and its name in `sums`.
+    """
+    found: dict[str, dict[str, float | None]] = {}
+    for kind in KINDS:
+        known = {label: sums[way].kinds[kind] for label, way in ways.items()}
+        found[kind] = {"tokens": next(iter(known.values()))[1]}
+        found[kind] |= {label: nll / tokens if tokens else None for label, (nll, tokens) in known.items()}
+    return found
 
 
 def target_kinds(batch: Batch) -> dict[str, torch.Tensor]:
@@ -93,36 +123,39 @@ def target_kinds(batch: Batch) -> dict[str, torch.Tensor]:
     return dict(zip(KINDS, (seen, ~seen, first, ~first), strict=True))
 
 
-def bounds_way(backbone: Backbone, context_len: int) -> Way:
+def bounds_way(backbone: Backbone, lengths: Iterable[int]) -> Way:
     """The backbone alone: "no_context", "full_context", and "plain k" after the last k tokens."""
 
     def score(batch: Batch, documents: np.ndarray) -> dict[str, TokenScores]:
-        found = {f"plain {kept}": backbone.score_last_context(batch, kept) for kept in curve_lengths(context_len)}
+        found = {f"plain {kept}": backbone.score_last_context(batch, kept) for kept in {0, *lengths}}
         return {"no_context": found["plain 0"], "full_context": backbone.score_full_context(batch), **found}
 
     return score
 
 
-def control_way(control: CompressionModel, context_len: int) -> Way:
+def text_lengths(context_len: int, *also: int) -> list[int]:
+    """Where a text curve is measured: on the usual lengths, and at those that are asked for."""
+    return sorted({*curve_lengths(context_len), *(kept for kept in also if kept <= context_len)})
+
+
+def control_way(control: CompressionModel, lengths: Iterable[int]) -> Way:
     """The text control: "text k" after the last k tokens."""
 
     def score(batch: Batch, documents: np.ndarray) -> dict[str, TokenScores]:
-        lengths = curve_lengths(context_len)
         return {f"text {kept}": control.score(batch, View(kept=kept, compresses=False)) for kept in lengths}
 
     return score
 
 
-def memory_way(model: CompressionModel, prefix: str = "", *, sizes: Iterable[int] | None = None) -> Way:
+def memory_way(model: CompressionModel, prefix: str = "", *, sizes: Iterable[int] = ()) -> Way:
     """A compressor: "memory", "swapped", "mean", and "n vectors" for the smaller memories of a nested one.
 
     Args:
         model: the compressor.
         prefix: before every name.
-        sizes: numbers of vectors to read; None is all that it was trained for.
+        sizes: numbers of vectors of a piece, below all.
     """
-    settings = model.settings
-    smaller = list(prefix_sizes(settings.n_cmps) if sizes is None and settings.nested else sizes or ())
+    smaller = list(sizes)
 
     def score(batch: Batch, documents: np.ndarray) -> dict[str, TokenScores]:
         swap = strangers(documents)
@@ -131,5 +164,14 @@ def memory_way(model: CompressionModel, prefix: str = "", *, sizes: Iterable[int
         swapped = without_rows(found.pop("swapped"), torch.from_numpy(met))
         found = {name if not name.isdigit() else f"{name} vectors": scores for name, scores in found.items()}
         return {f"{prefix}{name}": scores for name, scores in {**found, "swapped": swapped}.items()}
+
+    return score
+
+
+def reconstruction_way(model: CompressionModel) -> Way:
+    """The compressed tokens themselves, read back from the memory: "reconstruction"."""
+
+    def score(batch: Batch, documents: np.ndarray) -> dict[str, TokenScores]:
+        return {"reconstruction": model.score_reconstruction(batch)}
 
     return score

@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,10 @@ import torch
 from cmp import Compressor
 from cmp.commands.evaluate import main as evaluate
 from cmp.model.batch import TokenScores
-from cmp.model.saving import read_config
+from cmp.model.saving import add_control, read_config
 from cmp.train.positions import PositionSums
-from cmp.train.session import TrialPlan
+from cmp.train.session import LocalSession, TrialPlan
+from cmp.train.trial import run_trial
 from tests.train.trained import train_tiny
 
 TASKS: dict[str, dict[str, Any]] = {"both": {"rmb_task": True}, "reconstruct": {"rmb_only": True, "seq_len": 12}}
@@ -125,6 +127,64 @@ def test_the_table_has_every_row_and_fits_80_columns(
     assert ("reconstruction" in printed) is not plan.settings.rmb_only
     tables = [line for line in printed.splitlines() if line.startswith(("│", "┃"))]
     assert max(map(len, tables)) <= 80
+
+
+def test_every_way_of_reading_stands_beside_the_others(plan: TrialPlan, tmp_path: Path) -> None:
+    if plan.settings.rmb_only:
+        pytest.skip("with rmb_only there is no text that stands in for a context")
+    compressor = Compressor.from_pretrained(plan.folder / "best")
+
+    found = scores_of(plan, tmp_path, "--all-windows")
+
+    rows = {row["read"]: row for row in found["ways"]}
+    assert list(rows) == [
+        "nothing", "its own memory", "the memory of another document", "one constant memory, the mean",
+        *(f"the bare model: the last {kept} tokens" for kept in (1, 2, 4, 8, 16, 24)), "the whole context",
+    ]  # fmt: skip
+    assert rows["its own memory"]["loss"] == found["val_loss"]
+    assert rows["the whole context"]["loss"] == pytest.approx(rows["the bare model: the last 24 tokens"]["loss"])
+    assert rows["the memory of another document"]["loss"] != rows["its own memory"]["loss"]
+    (first,) = found["scores"]["compressors"]
+    assert first["candidate"] == {"trial": 3, "epoch": 1, "vectors": 2, "kept": 0}
+    assert first["loss"]["low"] <= first["loss"]["value"] <= first["loss"]["high"]
+    assert not found["scores"]["trained"], "its folder has no text control"
+    assert compressor.settings.n_cmps == found["positions"] == 2
+
+
+def test_with_its_text_control_a_compressor_is_measured_by_it(plan: TrialPlan, tmp_path: Path) -> None:
+    if plan.settings.rmb_only:
+        pytest.skip("with rmb_only there is no text that stands in for a context")
+    control = replace(plan, number=-1, folder=plan.folder.parent / "text", role="control")
+    assert (
+        run_trial(replace(control, settings=replace(plan.settings, rmb_task=False)), LocalSession()).status
+        == "finished"
+    )
+    folder = tmp_path / "carried-away"
+    shutil.copytree(plan.folder / "best", folder)
+    add_control(folder, control.folder / "best")
+
+    code = evaluate([str(folder), "--device", "cpu", "--json", str(tmp_path / "scores.json")])
+
+    found = json.loads((tmp_path / "scores.json").read_text())
+    assert code == 0
+    assert found["scores"]["trained"]
+    curve = read_config(control.folder / "best").origin.metrics["text_curve"]
+    assert found["scores"]["text_curve"] == {kept: pytest.approx(loss, rel=1e-5) for kept, loss in curve.items()}
+    assert "the text control: the last 8 tokens" in {row["read"] for row in found["ways"]}
+
+
+def test_a_nested_compressor_is_scored_with_any_number_of_its_vectors(
+    tiny_model_folder: Path, tiny_text_file: Path, tmp_path: Path
+) -> None:
+    plan = train_tiny(tiny_model_folder, tiny_text_file, tmp_path / "search", n_cmps=6, nested=True, keep_len=2)
+
+    found = scores_of(plan, tmp_path, "--vectors", "3")
+
+    sizes = [row["candidate"]["vectors"] for row in found["scores"]["compressors"]]
+    assert sizes == [3, 6, 4, 2, 1]
+    assert (found["n_cmps"], found["positions"]) == (3, 5)
+    assert found["scores"]["compressors"][1]["swapped_loss"] is not None
+    assert "3 of its vectors, and the last 2 tokens" in {row["read"] for row in found["ways"]}
 
 
 def test_json_alone_goes_to_standard_output(plan: TrialPlan, capsys: pytest.CaptureFixture[str]) -> None:

@@ -106,13 +106,30 @@ def test_without_a_control_the_bare_models_curve_is_used(searched: Searched) -> 
 
     assert not scores.trained
     assert scores.split == "validation"
-    assert list(scores.text_curve) == ["0", "1", "2", "4", "8", "16"]
+    assert list(scores.text_curve) == ["0", "1", "2", "4", "5", "8", "16"], "and at the price of the best, five"
+    assert scores.compressors[0].text_loss == pytest.approx(scores.text_curve["5"])
+
+
+def test_what_is_lost_is_told_by_kind_of_token_and_what_it_costs(searched: Searched) -> None:
+    scores = searched.scores
+
+    assert set(scores.kinds) == set(KINDS)
+    assert list(scores.kinds["first token"]) == [
+        "tokens", "no context", "memory", "text at equal positions", "full context",
+    ]  # fmt: skip
+    assert scores.kinds["first token"]["tokens"] == scores.windows
+    seen, unseen = (scores.kinds[kind] for kind in KINDS[:2])
+    both = sum(row["memory"] * row["tokens"] for row in (seen, unseen) if row["memory"])  # type: ignore[operator]
+    assert both / scores.tokens == pytest.approx(scores.compressors[0].loss.value, rel=1e-5)
+    # GPT-2 of two layers and width 32 in float32: a token's keys and values are 2 x 2 x 32 x 4 bytes.
+    assert scores.costs["context_bytes"] == 25 * 512
+    assert scores.costs["memory_bytes"] == 4 * 32 * 4
 
 
 def test_kinds_of_target_tokens_add_up_to_all(searched: Searched) -> None:
     compressor = searched.compressor(1)
     windows = open_data(compressor.settings, Window(24, 8), tokenizer=compressor.tokenizer).test
-    ways = [bounds_way(compressor.backbone, 16), memory_way(compressor.model)]
+    ways = [bounds_way(compressor.backbone, [4]), memory_way(compressor.model)]
 
     *_, sums = score_ways(ways, windows, [np.arange(len(windows))], torch.device("cpu"))
 
