@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from cmp.objects import BRIEF_SECONDS, PATIENCE_SECONDS, NoObjectError, ObjectStore, StoreError, is_url
 
@@ -35,7 +36,7 @@ def sync(path: Path) -> None:
 def replacing(path: Path) -> Iterator[Path]:
     """Give a temporary name to write to; rename it to `path` when the block succeeds, remove it when it fails."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{uuid4().hex}.tmp")  # process ids are the same in every container
     try:
         yield temporary
         sync(temporary)
@@ -62,7 +63,7 @@ def replace_folder(folder: Path, write: Callable[[Path], None]) -> None:
     POSIX cannot rename onto a folder with content, so the old one steps aside for an instant; `restore_folder` undoes a
     crash in that instant.
     """
-    new, old = folder.with_name(f".{folder.name}.new"), folder.with_name(f".{folder.name}.old")
+    new, old = folder.with_name(f".{folder.name}.{uuid4().hex}.new"), folder.with_name(f".{folder.name}.old")
     restore_folder(folder)
     try:
         write(new)
@@ -81,11 +82,11 @@ def replace_folder(folder: Path, write: Callable[[Path], None]) -> None:
 
 def restore_folder(folder: Path) -> None:
     """Finish or undo a `replace_folder` that a crash cut short."""
-    new, old = folder.with_name(f".{folder.name}.new"), folder.with_name(f".{folder.name}.old")
+    old = folder.with_name(f".{folder.name}.old")
     if old.exists() and not folder.exists():
         old.rename(folder)
-    shutil.rmtree(new, ignore_errors=True)
-    shutil.rmtree(old, ignore_errors=True)
+    for left in [*folder.parent.glob(f".{folder.name}.*.new"), old]:
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def is_disk_full(error: BaseException) -> bool:

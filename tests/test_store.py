@@ -11,6 +11,7 @@ from cmp.store import (
     is_disk_full,
     local_folder,
     replace_folder,
+    replacing,
     restore_folder,
     write_json,
     write_text,
@@ -47,12 +48,32 @@ def test_a_crash_between_the_two_renames_is_undone(tmp_path: Path) -> None:
     folder = tmp_path / "best"
     replace_folder(folder, write_number(1))
     folder.rename(tmp_path / ".best.old")
-    write_number(2)(tmp_path / ".best.new")
+    write_number(2)(tmp_path / ".best.0123abcd.new")
 
     restore_folder(folder)
 
     assert (folder / "number").read_text() == "1"
     assert [path.name for path in tmp_path.iterdir()] == ["best"]
+
+
+def test_writers_with_the_same_process_id_share_no_temporary_name(tmp_path: Path) -> None:
+    """Containers on several machines all have a process 1, and may see the same folder."""
+    path = tmp_path / "number"
+    with replacing(path) as first:
+        first.write_text("1")
+        with replacing(path) as second:
+            second.write_text("2")
+    assert path.read_text() == "1", "who renames last is read"
+
+    names: list[str] = []
+
+    def write(new: Path) -> None:
+        names.append(new.name)
+        write_number(1)(new)
+
+    replace_folder(tmp_path / "best", write)
+    replace_folder(tmp_path / "best", write)
+    assert len(set(names)) == 2
 
 
 def test_only_a_full_disk_is_tolerated_and_said_in_one_line(tmp_path: Path) -> None:
