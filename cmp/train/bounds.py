@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock
 
 from cmp.model.backbone import Backbone, dtype_name
 from cmp.model.batch import Batch, TokenScores
 from cmp.results.recovered import recovered_fraction
+from cmp.space.locks import one_at_a_time
 from cmp.space.settings import TrialSettings, Window
 from cmp.store import Twin, failed_write_tolerated, write_json
 from cmp.train.data.windows import WindowSet
@@ -120,5 +120,5 @@ def _read(home: Twin, name: str, key: dict[str, Any]) -> Bounds | None:
 def _locked(path: Path) -> Iterator[None]:
     """One computation at a time among all processes; the lock ends with its process."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_suffix(".lock")):
+    with one_at_a_time(path.with_suffix(".lock")):
         yield

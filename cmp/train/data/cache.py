@@ -23,11 +23,12 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
-from filelock import FileLock
 
 from cmp.space.cache_root import cache_root
+from cmp.space.locks import one_at_a_time
 from cmp.space.settings import TrialSettings
 from cmp.store import is_disk_full, sync
 from cmp.train.data.columns import Document
@@ -108,12 +109,11 @@ def cached_tokens(settings: TrialSettings, tokenizer: Any, *, progress: bool = F
     was_there = (folder / "facts.json").is_file()
     if not was_there:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder.with_suffix(".lock")):
+        with one_at_a_time(folder.with_suffix(".lock")) as alone:
             was_there = (folder / "facts.json").is_file()
             if not was_there:
-                _make(
-                    folder, partial(_fill, settings=settings, tokenizer=tokenizer, identity=identity, progress=progress)
-                )
+                fill = partial(_fill, settings=settings, tokenizer=tokenizer, identity=identity, progress=progress)
+                _make(folder, fill, alone=alone)
     return _open(folder, fingerprint, was_there)
 
 
@@ -134,15 +134,17 @@ def tokenizer_fingerprint(tokenizer: Any) -> str:
     return hashlib.sha256(content.encode()).hexdigest()
 
 
-def _make(folder: Path, fill: Callable[[Path], None]) -> None:
-    """Fill a partial folder and give it its name. The caller holds the lock, so older partial ones are dead."""
-    partial_folder = folder.with_suffix(".partial")
-    shutil.rmtree(partial_folder, ignore_errors=True)
+def _make(folder: Path, fill: Callable[[Path], None], *, alone: bool) -> None:
+    """Fill a partial folder and give it its name. Where nobody else does the same, older partial ones are dead."""
+    for dead in folder.parent.glob(f"{folder.name}.*.partial") if alone else ():
+        shutil.rmtree(dead, ignore_errors=True)
+    partial_folder = folder.with_suffix(f".{uuid4().hex}.partial")
     partial_folder.mkdir()
     try:
         fill(partial_folder)
-        shutil.rmtree(folder, ignore_errors=True)
-        partial_folder.rename(folder)
+        if not (folder / "facts.json").is_file():
+            shutil.rmtree(folder, ignore_errors=True)
+            partial_folder.rename(folder)
     except OSError as error:
         if is_disk_full(error):
             raise DataError(

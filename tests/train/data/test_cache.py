@@ -101,7 +101,7 @@ def test_a_full_disk_is_said_and_leaves_nothing(
 
 
 PROGRAM = """
-import os, signal, sys, time
+import errno, fcntl, os, signal, sys, time
 from cmp.space.settings import TrialSettings
 from cmp.train.data import cache
 from tests.train.data.conftest import ByteTokenizer
@@ -116,7 +116,12 @@ def slow(*arguments):
     time.sleep(0.5)
     return written
 
+def refuse(*arguments):
+    raise OSError(errno.ENOLCK, "No locks available")
+
 cache._write_column = slow
+if how == "unlocked":
+    fcntl.flock = refuse
 settings = TrialSettings(model_string="unused", dataset=text, data_root=root)
 print("found" if cache.cached_tokens(settings, ByteTokenizer()).was_there else "made")
 """
@@ -145,6 +150,20 @@ def test_of_two_processes_at_once_one_tokenizes_and_the_other_finds_it(text: Pat
     processes = [start("slowly", text, settings(text).data_root) for _ in range(2)]
 
     assert sorted(process.communicate()[0].strip() for process in processes) == ["found", "made"]
+
+
+def test_without_locks_two_processes_do_the_work_twice_and_neither_breaks_the_others(
+    text: Path, settings: Make, tokenizer: ByteTokenizer
+) -> None:
+    """Network file systems without locks: a trial failed at the lock, or one process removed what the other wrote."""
+    root = settings(text).data_root
+    processes = [start("unlocked", text, root) for _ in range(2)]
+    printed = {process.communicate()[0].strip() for process in processes}
+
+    assert printed <= {"made", "found"} and "made" in printed
+    assert [process.returncode for process in processes] == [0, 0]
+    assert cached_tokens(settings(text), tokenizer).was_there
+    assert not list(Path(str(root)).rglob("*.partial"))
 
 
 def test_the_cache_is_where_the_environment_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
