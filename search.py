@@ -2,8 +2,8 @@
 
     python search.py spaces/demo.yaml
 
-Exit codes: 0 finished, 1 no trial succeeded, 2 the input is wrong, 130 interrupted. Heavy libraries are imported only
-once the space is right, so that a typing mistake is answered at once.
+Exit codes: 0 finished, 1 no trial succeeded, 2 the input is wrong, 75 the cluster is gone, 130 interrupted. Heavy
+libraries are imported only once the space is right, so that a typing mistake is answered at once.
 """
 
 import argparse
@@ -89,7 +89,9 @@ def _parser() -> argparse.ArgumentParser:
         "--dry-run", action="store_true", help="check everything, print what would happen, train nothing"
     )
     parser.add_argument("--test", action="store_true", help="a rehearsal: the testing model, two trials, a few loops")
-    parser.add_argument("--address", help="a running Ray cluster, or auto; Ray is started on this machine by default")
+    parser.add_argument(
+        "--address", help="a running Ray cluster, or auto; by default RAY_ADDRESS, or a Ray started on this machine"
+    )
     parser.add_argument("--fresh", action="store_true", help="start over; the old results folder is moved aside")
     return parser
 

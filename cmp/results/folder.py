@@ -108,11 +108,6 @@ class ResultsFolder:
         return self.path / ".ray"
 
     @property
-    def stop_file(self) -> Path:
-        """Its existence asks every worker that sees this folder to checkpoint and leave."""
-        return self.ray / "stop"
-
-    @property
     def lock_file(self) -> Path:
         """Locked by the process that searches here; says who that is."""
         return self.path / ".lock"
@@ -132,19 +127,6 @@ class ResultsFolder:
     def has_history(self) -> bool:
         """True when a search has written here before."""
         return self.journal.exists()
-
-    def request_stop(self) -> None:
-        """Ask the workers to checkpoint and leave; seen through the file system by workers on other nodes too."""
-        self.stop_file.parent.mkdir(parents=True, exist_ok=True)
-        self.stop_file.touch()
-
-    def stop_requested(self) -> bool:
-        """True once a stop was asked for."""
-        return self.stop_file.exists()
-
-    def clear_stop(self) -> None:
-        """Forget an earlier request; called at every start."""
-        self.stop_file.unlink(missing_ok=True)
 
     @contextmanager
     def lock(self) -> Iterator[None]:

@@ -18,13 +18,19 @@ EXAMPLES = "examples.json"
 EXAMPLES_TIMEOUT_SECONDS = 300.0
 
 
-def write_examples_of_best(folder: ResultsFolder, footprint: Footprint, must_leave: Callable[[], bool]) -> None:
+def write_examples_of_best(
+    folder: ResultsFolder,
+    footprint: Footprint,
+    must_leave: Callable[[], bool],
+    avoided: frozenset[str] = frozenset(),
+) -> None:
     """Let a worker with a trial's resources write `best/examples.json`; without examples the page is only shorter.
 
     Args:
         folder: of a search with a best trial.
         footprint: of a trial; one of its workers is used.
         must_leave: True once the user wants to go.
+        avoided: nodes on which no trial may run.
     """
     note = read_note(folder.best)
     if note is None:
@@ -33,7 +39,9 @@ def write_examples_of_best(folder: ResultsFolder, footprint: Footprint, must_lea
     place = str(folder.best.absolute()) if folder.url is None else folder.best_of(note.trial)
     work = partial(_make_examples, place)
     try:
-        examples = run_task(work, footprint, must_leave=must_leave, timeout_seconds=EXAMPLES_TIMEOUT_SECONDS)
+        examples = run_task(
+            work, footprint, must_leave=must_leave, timeout_seconds=EXAMPLES_TIMEOUT_SECONDS, avoided=avoided
+        )
     except TaskError as error:
         logger.warning("no examples of the best compressor: %s", error)
         return

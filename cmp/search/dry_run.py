@@ -4,7 +4,8 @@ Called by `search.py`. The parts are ordered from cheap to dear, and each is pri
 wrong layer shows before the data is tokenized.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from cmp.objects import is_url
@@ -12,9 +13,13 @@ from cmp.results.history import History
 from cmp.results.journal import read_events
 from cmp.results.opening import reading, require_usable
 from cmp.search.decide.sampler import suggest
-from cmp.search.engine.cluster import cluster_nodes
-from cmp.search.engine.footprint import Node, Plan, plan_search
+from cmp.search.engine.address import cluster_address
+from cmp.search.engine.cluster import Cluster, connected, local_nodes
+from cmp.search.engine.footprint import Plan
+from cmp.search.engine.roster import Roster, Sighting
 from cmp.search.model_check import checked_model_facts
+from cmp.search.planning import plan_for
+from cmp.search.preparation import Preparation, model_fingerprint
 from cmp.search.terminal.plan_text import (
     count,
     describe_data,
@@ -26,7 +31,6 @@ from cmp.search.terminal.plan_text import (
     describe_space,
     describe_trials,
 )
-from cmp.space.checks import check_against_cluster
 from cmp.space.errors import Problem, require
 from cmp.space.space import Space
 
@@ -41,13 +45,13 @@ def dry_run(space: Space, *, address: str | None = None, fresh: bool = False) ->
 
     Args:
         space: what would be searched.
-        address: of a running Ray cluster; None for this machine.
+        address: of a running Ray cluster; None is what RAY_ADDRESS says, and without that this machine.
         fresh: a search that is there already would be moved aside.
 
     Raises:
         UserError: something would keep the search from starting.
     """
-    for lines in _parts(space, address, fresh):
+    for lines in _parts(space, cluster_address(address), fresh):
         print("\n".join(lines), flush=True)
 
 
@@ -59,32 +63,39 @@ def _parts(space: Space, address: str | None, fresh: bool) -> Iterator[list[str]
     yield describe_extras(space)
     yield ["", *describe_rungs(space)]
     yield _describe_results(space, fresh=fresh)
-    nodes = cluster_nodes(address)
-    plan = _plan(space, nodes)
-    totals = sum(node.gpus for node in nodes), sum(node.cpus for node in nodes)
-    require(check_against_cluster(space, *totals, workers=plan.footprint.workers))
-    yield describe_plan(plan)
-    yield describe_model(space, checked_model_facts(space))
-    summary = _data_summary(space, trials[0])
-    yield describe_data(space, summary)
-    yield describe_epoch(space, summary.train_windows)
+    with ExitStack() as stack:
+        cluster = None if address is None else stack.enter_context(connected(address, job_name="dry run"))
+        sighting = Sighting(local_nodes()) if cluster is None else cluster.sight()
+        plan = plan_for(space, sighting)
+        yield describe_plan(plan)
+        yield describe_model(space, checked_model_facts(space))
+        summary = _data_summary(space, trials[0])
+        yield describe_data(space, summary)
+        yield describe_epoch(space, summary.train_windows)
+        if cluster is not None:
+            yield ["", "Machines:", *(f"  {line}" for line in _survey(space, trials[0], plan, cluster, summary))]
+
+
+def _survey(space: Space, sampled: dict[str, Any], plan: Plan, cluster: Cluster, summary: "DataSummary") -> list[str]:
+    """What each machine of the cluster would run, and what it lacks.
+
+    Raises:
+        UserError: one of them does not see the results folder.
+    """
+    from cmp.search.engine.readiness import Readiness, sign_in
+
+    settings = space.trial_settings(sampled)
+    ready = Preparation({"model": model_fingerprint(settings.model_string)}, summary, settings)
+    roster = Roster(plan.footprint, cluster.sight)
+    roster.look()
+    with sign_in(space.results_folder.parent.absolute()) as sign:
+        return Readiness(ready.needs(space.window, str(space.results_folder), sign), roster, print).survey()
 
 
 def _data_summary(space: Space, sampled: dict[str, Any]) -> "DataSummary":
     from cmp.train.data import prepare_data
 
     return prepare_data(space.trial_settings(sampled), space.window, progress=True)
-
-
-def _plan(space: Space, nodes: Sequence[Node]) -> Plan:
-    fixed = space.fixed
-    return plan_search(
-        space.search,
-        space.resources,
-        nodes,
-        multi_gpu=fixed["multi_gpu"],
-        model_parallel=fixed["model_parallel"],
-    )
 
 
 def _first_trials(space: Space) -> list[dict[str, Any]]:

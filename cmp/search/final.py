@@ -21,7 +21,12 @@ MOST_CANDIDATES = 12
 
 
 def score_on_test(
-    folder: ResultsFolder, space: Space, history: History, footprint: Footprint, must_leave: Callable[[], bool]
+    folder: ResultsFolder,
+    space: Space,
+    history: History,
+    footprint: Footprint,
+    must_leave: Callable[[], bool],
+    avoided: frozenset[str] = frozenset(),
 ) -> SplitScores | None:
     """Let a worker with a trial's resources score the best, the runner-up and the front; keep it as `test.json`.
 
@@ -44,7 +49,9 @@ def score_on_test(
         folder.best.absolute(),
     )
     try:
-        scores = run_task(work, footprint, must_leave=must_leave, timeout_seconds=TIMEOUT_SECONDS)
+        scores = run_task(
+            work, footprint, must_leave=must_leave, timeout_seconds=TIMEOUT_SECONDS, avoided=avoided
+        )
     except TaskError as error:
         logger.warning("no scores on the test split: %s", error)
         return None

@@ -13,7 +13,11 @@ ASK_TIMEOUT_SECONDS = 600.0  # a cluster that grows when asked takes minutes
 
 
 def precision_facts(
-    space: Space, noted: Mapping[str, str], footprint: Footprint, must_leave: Callable[[], bool]
+    space: Space,
+    noted: Mapping[str, str],
+    footprint: Footprint,
+    must_leave: Callable[[], bool],
+    avoided: frozenset[str] = frozenset(),
 ) -> dict[str, str]:
     """`{"torch_dtype": name}`; nothing where the space leaves nothing open, or the user went before it was known.
 
@@ -22,6 +26,7 @@ def precision_facts(
         noted: facts of earlier sessions: what they settled stays.
         footprint: of a trial: the kind of device it runs on.
         must_leave: True once the user wants to go.
+        avoided: nodes on which no trial may run.
 
     Raises:
         UserError: no worker could be asked.
@@ -31,17 +36,19 @@ def precision_facts(
     if "auto" not in space.values("torch_dtype"):
         return {}
     found = noted.get("torch_dtype") or auto_precision("cuda" if footprint.gpus_per_worker else "cpu")
-    found = found or _ask_worker(footprint, must_leave)
+    found = found or _ask_worker(footprint, must_leave, avoided)
     return {} if found is None else {"torch_dtype": found}
 
 
-def _ask_worker(footprint: Footprint, must_leave: Callable[[], bool]) -> str | None:
+def _ask_worker(footprint: Footprint, must_leave: Callable[[], bool], avoided: frozenset[str]) -> str | None:
     """For a driver without the trials' kind of device; None where the user went meanwhile."""
     from cmp.model.backbone import auto_precision
     from cmp.search.engine.task import TaskError, run_task
 
     try:
-        answer = run_task(auto_precision, footprint, must_leave=must_leave, timeout_seconds=ASK_TIMEOUT_SECONDS)
+        answer = run_task(
+            auto_precision, footprint, must_leave=must_leave, timeout_seconds=ASK_TIMEOUT_SECONDS, avoided=avoided
+        )
     except TaskError as error:
         raise UserError("torch_dtype", f"auto could not be settled ({error}); name a precision") from error
     if answer is None and not must_leave():

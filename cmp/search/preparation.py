@@ -1,6 +1,5 @@
 """What is checked and made ready before the first trial: the model's config, the tokenized data, what both are."""
 
-import hashlib
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -9,16 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from cmp.search.engine.probe import Needs, folder_fingerprint
 from cmp.search.model_check import checked_model_facts
 from cmp.search.terminal.messages import say
-from cmp.space.settings import TrialSettings
+from cmp.space.settings import TrialSettings, Window
 from cmp.space.space import Space
 
 if TYPE_CHECKING:
     from cmp.train.data import DataSummary
-
-# Of a weight file, this much from each end goes into the fingerprint, with its size: whole files take seconds.
-FINGERPRINT_BYTES = 2**20
 
 
 @dataclass(frozen=True)
@@ -29,10 +26,33 @@ class Preparation:
         facts: what the settings only name: the model's commit or fingerprint, the data's fingerprint. They must not
             change between sessions.
         data: counts of the data set.
+        settings: of any trial: they name the model and the data.
     """
 
     facts: dict[str, str]
     data: "DataSummary"
+    settings: TrialSettings
+
+    def needs(self, window: Window, results: str, sign: Path | None) -> Needs:
+        """What another machine must have for trials to find it ready, too.
+
+        Args:
+            window: how the space cuts documents.
+            results: where results go, as people know it.
+            sign: a file there, where that is on a disk.
+        """
+        folder = Path(self.settings.model_string)
+        return Needs(
+            settings=self.settings,
+            window=window,
+            directory=Path.cwd(),
+            results=results,
+            sign=sign,
+            model_folder=folder if folder.expanduser().is_dir() else None,
+            model_fingerprint=self.facts["model"],
+            tokens=self.data.cache.name,
+            data_fingerprint=self.data.fingerprint,
+        )
 
 
 def prepare(space: Space, console: Console, noted: Mapping[str, str]) -> Preparation:
@@ -53,7 +73,7 @@ def prepare(space: Space, console: Console, noted: Mapping[str, str]) -> Prepara
     facts = {"model": model_fingerprint(settings.model_string)}
     data = prepare_data(settled(settings, facts), space.window, progress=console.is_terminal)
     say(console, data_line(data))
-    return Preparation(facts | {"data": data.fingerprint}, data)
+    return Preparation(facts | {"data": data.fingerprint}, data, settled(settings, facts))
 
 
 def settled(settings: TrialSettings, facts: Mapping[str, str]) -> TrialSettings:
@@ -90,16 +110,4 @@ def model_fingerprint(model_string: str) -> str:
     from cmp.model.names import hub_commit
 
     folder = Path(resolve_model_string(model_string)).expanduser()
-    return _folder_fingerprint(folder) if folder.is_dir() else hub_commit(model_string) or "unknown"
-
-
-def _folder_fingerprint(folder: Path) -> str:
-    digest = hashlib.sha256()
-    for path in sorted(folder.glob("*")):
-        if path.suffix in (".safetensors", ".bin") or path.name == "config.json":
-            digest.update(f"{path.name} {path.stat().st_size}\n".encode())
-            with path.open("rb") as file:
-                digest.update(file.read(FINGERPRINT_BYTES))
-                file.seek(max(0, path.stat().st_size - FINGERPRINT_BYTES))
-                digest.update(file.read())
-    return digest.hexdigest()[:24]
+    return folder_fingerprint(folder) if folder.is_dir() else hub_commit(model_string) or "unknown"

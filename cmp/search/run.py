@@ -1,9 +1,13 @@
 """A search from start to end: `search.py` calls `run_search`; everything else here is its phases, in order."""
 
 import logging
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+from uuid import uuid4
 
 from rich.console import Console
 
@@ -13,20 +17,31 @@ from cmp.results.mirror import mirrored
 from cmp.results.opening import open_results, set_aside
 from cmp.search.decide.identity import noted_facts
 from cmp.search.decide.ledger import Ledger, Suggested
-from cmp.search.engine.cluster import Cluster, RayLostError, connected, require_reachable, set_environment
-from cmp.search.engine.footprint import Plan, plan_search
+from cmp.search.engine.address import cluster_address, require_reachable
+from cmp.search.engine.cluster import Cluster, RayLostError, connected
+from cmp.search.engine.environment import set_environment, withheld_names
+from cmp.search.engine.footprint import Plan, concurrency
+from cmp.search.engine.roster import Roster
+from cmp.search.planning import plan_for
 from cmp.search.precision import precision_facts
 from cmp.search.preparation import Preparation, prepare, settled
 from cmp.search.terminal import messages
 from cmp.search.terminal.display import Display
 from cmp.search.terminal.signals import InterruptedEarlyError, Interruption
-from cmp.space.checks import check_against_cluster
-from cmp.space.errors import EXIT_FINISHED, EXIT_INTERRUPTED, EXIT_NO_SUCCESS, UserError, require
+from cmp.space.errors import (
+    EXIT_CLUSTER_LOST,
+    EXIT_FINISHED,
+    EXIT_INTERRUPTED,
+    EXIT_NO_SUCCESS,
+    UserError,
+)
 from cmp.space.space import Space
 from cmp.store import is_disk_full
 
 if TYPE_CHECKING:
+    from cmp.search.engine.control import Control
     from cmp.search.engine.job import TrialJob
+    from cmp.search.engine.readiness import Readiness
 
 UNCUT_COLUMNS = 10_000
 
@@ -34,18 +49,21 @@ UNCUT_COLUMNS = 10_000
 RAY_RESTARTS = 3
 RAY_LOGS = "/tmp/ray/session_latest/logs"
 
+# A place that is only just being given away is not waited for yet.
+WAITING_SECONDS = 3.0
+
 
 def run_search(space: Space, *, address: str | None = None, fresh: bool = False, console: Console | None = None) -> int:
     """Search, or go on with a search, until it is over or interrupted.
 
     Args:
         space: what to search and where results go.
-        address: a running Ray cluster; None starts Ray on this machine.
+        address: a running Ray cluster; None is what RAY_ADDRESS says, and without that starts Ray on this machine.
         fresh: move an existing results folder aside and start over.
         console: where to write; standard output by default.
 
     Returns:
-        The exit code: 0 finished, 1 no trial succeeded, 130 interrupted.
+        The exit code: 0 finished, 1 no trial succeeded, 75 the cluster is gone, 130 interrupted.
 
     Raises:
         UserError: the folder is in use or holds another search, a setting does not suit the model, the data or the
@@ -53,7 +71,10 @@ def run_search(space: Space, *, address: str | None = None, fresh: bool = False,
     """
     console = console or standard_output()
     _log_warnings_to(console)
+    address = cluster_address(address)
     folder = open_results(space.results_place)
+    if fresh:
+        require_reachable(address)  # before anything is moved
     if fresh and (moved := set_aside(folder)) is not None:
         messages.say(console, f"The old results are now in {moved}.")
         folder = open_results(space.results_place)
@@ -80,16 +101,17 @@ class _Search:
     folder: ResultsFolder
     console: Console
     address: str | None
+    exit_code: int = EXIT_INTERRUPTED
+    why: str = "Interrupted"
 
     def run(self) -> int:
         """Open the ledger, print results if there is nothing to do, else search."""
-        self.folder.clear_stop()
         ledger = Ledger(self.space, self.folder)
         if ledger.resumes and ledger.exhausted and (self._is_scored(ledger) or ledger.history.best() is None):
             return self._end(ledger)
         if ledger.resumes:
             messages.say(self.console, messages.found_line(ledger.history, self.space.search.num_samples))
-        interruption = Interruption(self.folder.request_stop, lambda: f"To go on: {messages.same_command()}")
+        interruption = Interruption(lambda: f"To go on: {messages.same_command()}")
         with interruption:
             try:
                 self._search(ledger, interruption)
@@ -103,6 +125,7 @@ class _Search:
             return self._end(ledger)
 
     def _search(self, ledger: Ledger, interruption: Interruption) -> None:
+        from cmp.search.engine.desk import HopelessError
         from cmp.search.observers import require_tracker
 
         set_environment()
@@ -114,10 +137,16 @@ class _Search:
             epochs_before = _epochs(ledger)
             try:
                 return self._search_on_ray(ledger, interruption, preparation)
+            except HopelessError as error:
+                self.exit_code, self.why = EXIT_NO_SUCCESS, f"Stopped ({error})"
+                return ledger.interrupt("failures in a row")
             except RayLostError as lost:
                 if interruption.signal is not None:
                     # a batch system ends all processes at once, Ray's own too
                     return ledger.interrupt(interruption.signal)
+                if self.address is not None:
+                    self.exit_code, self.why = EXIT_CLUSTER_LOST, f"Stopped ({lost})"
+                    return ledger.interrupt("loss of the cluster")
                 losses_in_a_row = 1 if _epochs(ledger) > epochs_before else losses_in_a_row + 1
                 if losses_in_a_row > RAY_RESTARTS:
                     times = f"{losses_in_a_row} times in a row; see {RAY_LOGS}"
@@ -125,72 +154,93 @@ class _Search:
                 messages.say(self.console, f"{lost}; starting Ray again. No finished epoch is lost.")
 
     def _search_on_ray(self, ledger: Ledger, interruption: Interruption, preparation: Preparation) -> None:
-        with connected(self.address, job_name=self.space.name) as cluster:
+        with connected(self.address, job_name=self.space.name) as cluster, ExitStack() as stack:
             interruption.install()
-            plan = self._plan(cluster)
+            plan = plan_for(self.space, cluster.sight())
+            roster = Roster(plan.footprint, cluster.sight, self._say)
+            roster.look()
+            readiness = self._readiness(roster, preparation, stack) if cluster.is_remote else None
+            plan = plan_for(self.space, roster.sighting)  # without those that cannot run trials
+            roster.footprint = plan.footprint
             if not ledger.begun:
                 noted, leaving = noted_facts(ledger.history), lambda: interruption.requested
-                facts = preparation.facts | precision_facts(self.space, noted, plan.footprint, leaving)
+                facts = preparation.facts | precision_facts(self.space, noted, plan.footprint, leaving, roster.avoided)
                 ledger.begin(resources=_record(plan), facts=facts, data=preparation.data.counts)
                 self._announce(cluster, plan)
-            self._run_trials(ledger, plan, cluster, interruption)
+            self._run_trials(ledger, plan, _Machines(cluster, roster, readiness), interruption)
 
-    def _plan(self, cluster: Cluster) -> Plan:
-        fixed = self.space.fixed
-        plan = plan_search(
-            self.space.search,
-            self.space.resources,
-            cluster.nodes,
-            multi_gpu=fixed["multi_gpu"],
-            model_parallel=fixed["model_parallel"],
-        )
-        require(check_against_cluster(self.space, _total(cluster, "gpus"), _total(cluster, "cpus")))
-        if plan.max_concurrent == 0:
-            raise UserError("resources", plan.reason)
-        return plan
+    def _readiness(self, roster: Roster, preparation: Preparation, stack: ExitStack) -> "Readiness":
+        """Look at the machines of a cluster, and make them ready, before the first trial."""
+        from cmp.search.engine.readiness import Readiness, sign_in
+
+        on_disk = self.folder.url is None
+        sign = stack.enter_context(sign_in(self.folder.ray.absolute())) if on_disk else None
+        readiness = Readiness(preparation.needs(self.space.window, str(self.folder), sign), roster, self._say)
+        readiness.require_all()
+        return readiness
 
     def _announce(self, cluster: Cluster, plan: Plan) -> None:
-        messages.say(self.console, f"{plan.max_concurrent} at a time: {plan.reason}.")
+        self._say(f"{plan.max_concurrent} at a time: {plan.reason}.")
+        if cluster.is_remote and (names := withheld_names()):
+            self._say(messages.withheld_text(names))
         dashboard = messages.dashboard_text(cluster.dashboard, cluster.token_file)
         if dashboard is not None:
-            messages.say(self.console, dashboard)
+            self._say(dashboard)
 
-    def _run_trials(self, ledger: Ledger, plan: Plan, cluster: Cluster, interruption: Interruption) -> None:
+    def _say(self, line: str) -> None:
+        messages.say(self.console, line)
+
+    def _run_trials(self, ledger: Ledger, plan: Plan, machines: "_Machines", interruption: Interruption) -> None:
         from cmp.search.closing import write_examples_of_best
-        from cmp.search.engine.tuner import Desk, run_tune
+        from cmp.search.engine.control import Control
+        from cmp.search.engine.desk import Desk
+        from cmp.search.engine.tuner import run_tune
         from cmp.search.final import score_on_test
         from cmp.search.observers import observers
 
         display = Display(self.space, ledger.history, self.console, max_concurrent=plan.max_concurrent)
+        control = Control(f"{self.space.name}-{uuid4().hex}")
+        roster = machines.roster
+        roster.say = display.say
 
         def on_step() -> None:
             if interruption.signal is not None and ledger.history.interrupted_by is None:
                 display.status("Leaving: the trials write their checkpoints ...")
                 ledger.interrupt(interruption.signal)
-            cluster.require_alive()
+            machines.cluster.require_alive()
+            machines.step(control)
+            display.slots(limit())
+            if not interruption.requested:
+                machines.show_waiting(desk.running, display.status)
 
-        jobs = _JobFactory(self.space, self.folder, plan, noted_facts(ledger.history))
-        desk = Desk(ledger, jobs, on_step, interruption.overdue, display.say)
+        def limit() -> int:
+            return concurrency(self.space.search, roster.slots, can_grow=roster.can_grow)
+
+        jobs = _JobFactory(
+            self.space, self.folder, plan, noted_facts(ledger.history), roster, control.key, machines.sign
+        )
+        desk = Desk(ledger, jobs, roster, limit, on_step, interruption.overdue, display.say)
         with display, observers(self.space, self.folder, ledger, display.on_event) as callbacks:
             display.status("Starting the trials' processes ...")
-            interruption.trials_run(cluster.is_alive)
+            interruption.trials_run(machines.cluster.is_alive, control.ask_everybody)
             try:
                 while not ledger.exhausted and not interruption.requested:
                     name = f"session-{len(ledger.history.sessions)}"
-                    storage = self.folder.ray.absolute()
-                    run_tune(desk, max_concurrent=plan.max_concurrent, name=name, storage=storage, callbacks=callbacks)
+                    run_tune(desk, name=name, storage=self.folder.ray.absolute(), callbacks=callbacks)
+                    if ledger.exhausted and not interruption.requested:
+                        desk.fail_held()
                 on_step()
             finally:
                 interruption.trials_ended()
                 desk.release_all()
+            control.forget()
             if ledger.complete() and ledger.history.best() is not None:
+                leaving, avoided = lambda: interruption.requested, roster.avoided | roster.leaving
                 if not self._is_scored(ledger):
                     display.status("Scoring the best compressors on documents that decided nothing ...")
-                    score_on_test(
-                        self.folder, self.space, ledger.history, plan.footprint, lambda: interruption.requested
-                    )
+                    score_on_test(self.folder, self.space, ledger.history, plan.footprint, leaving, avoided)
                 display.status("Writing examples of the best compressor ...")
-                write_examples_of_best(self.folder, plan.footprint, lambda: interruption.requested)
+                write_examples_of_best(self.folder, plan.footprint, leaving, avoided)
 
     def _is_scored(self, ledger: Ledger) -> bool:
         from cmp.results.front import is_scored
@@ -202,10 +252,46 @@ class _Search:
         over = ledger.history.completed or ledger.complete()
         ledger.close()
         if not over:
-            messages.print_partial(self.console, self.space, ledger.history, self.folder)
-            return EXIT_INTERRUPTED
+            messages.print_partial(self.console, self.space, ledger.history, self.folder, self.why)
+            return self.exit_code
         messages.print_results(self.console, self.space, ledger.history, self.folder)
         return EXIT_NO_SUCCESS if ledger.history.best() is None else EXIT_FINISHED
+
+
+@dataclass
+class _Machines:
+    """The machines while trials run: who comes, who goes, and what is waited for."""
+
+    cluster: Cluster
+    roster: Roster
+    readiness: "Readiness | None"
+    _idle_since: float | None = None
+
+    @property
+    def sign(self) -> Path | None:
+        """A file that trials must see in the results folder; None where they run on this very machine."""
+        return None if self.readiness is None else self.readiness.needs.sign
+
+    def step(self, control: "Control") -> None:
+        """Look at the cluster; make ready who joins, and let trials leave who goes."""
+        if not self.cluster.is_remote:
+            return
+        self.roster.look()
+        control.ask_on(self.roster.leaving)
+        if self.readiness is not None:
+            self.readiness.step()
+
+    def show_waiting(self, running: int, status: Callable[[str], None]) -> None:
+        """Say what is missing while no trial can run."""
+        wanting = None if running else self.roster.wanting()
+        if wanting is None:
+            if self._idle_since is not None:
+                self._idle_since = None
+                status("")
+            return
+        self._idle_since = self._idle_since or time.monotonic()
+        if time.monotonic() - self._idle_since > WAITING_SECONDS:
+            status(f"{wanting[0].upper()}{wanting[1:]}")
 
 
 @dataclass(frozen=True)
@@ -216,6 +302,9 @@ class _JobFactory:
     folder: ResultsFolder
     plan: Plan
     facts: dict[str, str]
+    roster: Roster
+    control_key: str
+    sign: Path | None
 
     def __call__(self, suggested: Suggested) -> "TrialJob":
         from cmp.search.engine.job import TrialJob
@@ -232,11 +321,13 @@ class _JobFactory:
             ),
             footprint=self.plan.footprint,
             experiment=self.space.name,
-            stop_file=self.folder.stop_file.absolute(),
+            control_key=self.control_key,
             ray_folder=self.folder.ray.absolute() / "train",
             rungs=frozenset(self.space.rungs),
             directory=Path.cwd(),
             copy=None if self.folder.url is None else self.folder.path.name,
+            avoided=self.roster.avoided | self.roster.leaving,
+            sign=self.sign,
         )
 
 
@@ -244,10 +335,6 @@ def _epochs(ledger: Ledger) -> int:
     """Epochs that were reported so far: a Ray that gets some done may be started as often as it dies."""
     history = ledger.history
     return sum(len(trial.reports) for trial in [*history.trials.values(), *history.extras.values()])
-
-
-def _total(cluster: Cluster, resource: str) -> float:
-    return sum(getattr(node, resource) for node in cluster.nodes)
 
 
 def _record(plan: Plan) -> dict[str, object]:

@@ -6,10 +6,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-# Exit codes of every command.
+# Exit codes of every command. 75 is what sysexits.h calls a failure that may pass: the same command goes on.
 EXIT_FINISHED = 0
 EXIT_NO_SUCCESS = 1
 EXIT_WRONG_INPUT = 2
+EXIT_CLUSTER_LOST = 75
 EXIT_INTERRUPTED = 130
 
 

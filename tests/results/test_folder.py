@@ -89,16 +89,6 @@ def test_setting_aside_takes_the_next_free_number_and_keeps_everything(tmp_path:
     assert [(tmp_path / f"x.{number}" / "journal.jsonl").read_text() for number in (1, 2, 3)] == ["1", "2", "3"]
 
 
-def test_a_stop_request_is_seen_until_it_is_cleared(tmp_path: Path) -> None:
-    folder = ResultsFolder(tmp_path / "x")
-    assert not folder.stop_requested()
-    folder.clear_stop()
-    folder.request_stop()
-    assert ResultsFolder(tmp_path / "x").stop_requested()
-    folder.clear_stop()
-    assert not folder.stop_requested()
-
-
 def test_a_replacement_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_text("old")

@@ -34,7 +34,7 @@ def search(ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> C
         session = run._Search(make_space(), ResultsFolder(tmp_path / "fake"), console, None)
         monkeypatch.setattr(run, "prepare", lambda *_: None)
         monkeypatch.setattr(run._Search, "_search_on_ray", lambda self, ledger, stop, prepared: on_ray(ledger, stop))
-        session._search(ledger, Interruption(lambda: None, lambda: ""))
+        session._search(ledger, Interruption(lambda: ""))
         return console.export_text()
 
     return search
@@ -80,6 +80,37 @@ def test_a_ray_that_a_signal_ended_too_is_not_started_again(search: Callable[[On
 
     assert search(die_with_everything) == ""
     assert ledger.history.interrupted_by == "SIGTERM"
+
+
+def test_a_cluster_that_is_gone_is_not_started_again_and_has_an_exit_code_of_its_own(
+    search: Callable[[OnRay], str], ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lose_head(self: object, ledger: Ledger, interruption: Interruption, prepared: object) -> None:
+        report_an_epoch(ledger)
+        raise RayLostError("the cluster's head (10.0.0.1:6379) has not answered for 30 s")
+
+    console = Console(record=True, width=200)
+    session = run._Search(make_space(), ResultsFolder(tmp_path / "fake"), console, "10.0.0.1:6379")
+    monkeypatch.setattr(run, "prepare", lambda *_: None)
+    monkeypatch.setattr(run, "require_reachable", lambda address: None)
+    monkeypatch.setattr(run._Search, "_search_on_ray", lose_head)
+    session._search(ledger, Interruption(lambda: ""))
+
+    assert session._end(ledger) == 75
+    text = console.export_text()
+    assert "Stopped (the cluster's head (10.0.0.1:6379) has not answered for 30 s) with 8 of 8 trials" in text
+    assert "To go on from here" in text
+
+
+def test_nothing_is_moved_aside_before_the_cluster_answers(tmp_path: Path) -> None:
+    space = make_space()
+    space.fixed["save_root"] = str(tmp_path)
+    space.results_folder.mkdir()
+    (space.results_folder / "journal.jsonl").touch()
+    with pytest.raises(UserError, match="nobody answers at 127"):
+        run.run_search(space, address="127.0.0.1:1", fresh=True, console=Console(record=True))
+
+    assert [path.name for path in tmp_path.iterdir()] == ["fake"]
 
 
 def test_a_ray_that_does_not_come_up_is_a_lost_one(monkeypatch: pytest.MonkeyPatch) -> None:

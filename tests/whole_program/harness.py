@@ -203,8 +203,7 @@ def _as_in_a_terminal() -> None:
 # How the command line of each kind of process begins or ends.
 KINDS = {
     "worker": lambda line: line.startswith(("ray::Trial ", "ray::TrialActor")),
-    "group_worker": lambda line: line.startswith("ray::RayTrainWorker") or "ray::_RayTrainWorker" in line,
-    "controller": lambda line: line.startswith("ray::TrainController"),
+    "group_worker": lambda line: line.startswith(("ray::Worker ", "ray::CrewMember")),
     "raylet": lambda line: line.split(" ", 1)[0].endswith("/raylet/raylet"),
     "gcs": lambda line: line.split(" ", 1)[0].endswith("/gcs_server"),
 }

@@ -15,6 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from cmp.train.session import TrialOutcome
+
 DRIVER_POINTS = (
     "during-tokenization",
     "after-suggested",
@@ -171,6 +173,8 @@ def run_trial(plan: Any, session: Any) -> Any:
     """In a trial's process: set the point up, note when the first loop of this start begins, and train."""
     from cmp.train import trial
 
+    if "CRASH_FAILS" in os.environ:
+        return TrialOutcome("failed", 0, "RuntimeError: this machine is broken")
     if not getattr(trial, "is_victim", False):
         trial.is_victim = True  # type: ignore[attr-defined]
         if os.environ.get("CRASH_POINT") in (*WORKER_POINTS, *STORE_WORKER_POINTS):
@@ -217,6 +221,11 @@ def main() -> int:
     run._JobFactory.__call__ = make_job  # type: ignore[method-assign]
     if os.environ.get("CRASH_POINT") in (*DRIVER_POINTS, *STORE_DRIVER_POINTS):
         install(os.environ["CRASH_POINT"], _trigger())
+    if "CRASH_PATIENCE" in os.environ:
+        from cmp.search.engine import faults
+
+        faults.MIN_SILENT_SECONDS = float(os.environ["CRASH_PATIENCE"])
+        faults.SILENT_EPOCHS = 2.0
     return search.main(sys.argv[1:])
 
 

@@ -1,32 +1,56 @@
 """The process in which trials run: a Ray Tune trainable that is kept warm and runs one trial after another.
 
-Tune calls `step()` for the next message of the trial and answers it by calling `step()` again. The trial itself
-runs in a thread of its own, through a `TorchTrainer`: in this very process when it has one worker, in a worker group
-when it has several. A step never returns anything but a message of the trial: that it started, an epoch's report, or
-its outcome, which is always the last.
+Tune calls `step()` for the next message of the trial and answers it by calling `step()` again. The trial itself runs in
+a thread of its own, through a `TorchTrainer` in this very process; where it has several workers this is the first of
+them, and `crew` has the others. A step never returns anything but a message of the trial: that it started, an epoch's
+report, or its outcome, which is always the last. Where the outcome leaves the process unfit for another trial, the step
+raises it instead, and Tune ends the process.
 """
 
 import contextlib
 import os
 import signal
-import socket
 import threading
-import time
 import traceback
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict
 from typing import Any
 
+import ray
 from ray import tune
 from ray.tune import PlacementGroupFactory
+from ray.util.placement_group import get_current_placement_group
 
-from cmp.search.engine.job import TrialJob, enter, placement, worker_resources
-from cmp.search.engine.mailbox import Mailbox, Message, RemoteMailbox
+from cmp.search.engine.control import LeaveWatch
+from cmp.search.engine.crew import Crew, WorkerLostError
+from cmp.search.engine.job import TrialJob, placement
+from cmp.search.engine.mailbox import Mailbox, Message
+from cmp.search.engine.process import end_with_parent, enter
 from cmp.search.engine.ray_private import set_process_title
+from cmp.search.engine.worker import (
+    BLAMELESS,
+    failed_message,
+    lost_message,
+    run_worker,
+    started_message,
+    this_node,
+)
 
 LEAVE_TIMEOUT_SECONDS = 60.0
-PARENT_PERIOD_SECONDS = 0.5
-WORKER_RESTARTS = 3
+
+# What a trial gets to notice by itself that another worker is gone; in a collective on a silent network it never would.
+NOTICE_LOSS_SECONDS = 10.0
+
+
+class SpoiltProcessError(Exception):
+    """The trial is over, and so is its process.
+
+    Args:
+        outcome: the trial's last message.
+    """
+
+    def __init__(self, outcome: Message) -> None:
+        super().__init__(outcome)
+        self.outcome = outcome
 
 
 class TrialActor(tune.Trainable):
@@ -34,8 +58,8 @@ class TrialActor(tune.Trainable):
 
     @classmethod
     def default_resource_request(cls, config: dict[str, Any]) -> PlacementGroupFactory:
-        """What Tune reserves for a trial."""
-        return placement(config["job"].footprint)
+        """What Tune reserves for a trial: room for all of its workers."""
+        return placement(config["job"].footprint, config["job"].avoided)
 
     def setup(self, config: dict[str, Any]) -> None:
         """Start the first trial."""
@@ -43,7 +67,9 @@ class TrialActor(tune.Trainable):
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         end_with_parent()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="trial")
-        self._shared_mailbox: RemoteMailbox | None = None
+        self._group = get_current_placement_group() if ray.is_initialized() else None
+        self._crew: Crew | None = None
+        self._is_spoilt = False
         self._last: Message = {}
         self._begin(config["job"])
 
@@ -54,36 +80,60 @@ class TrialActor(tune.Trainable):
         return True
 
     def step(self) -> Message:
-        """The next message of the trial; asking for it answers the one before."""
+        """The next message of the trial; asking for it answers the one before.
+
+        Raises:
+            SpoiltProcessError: the message is the trial's outcome, and the process must not run another trial.
+        """
         if self._last.get("event") == "reported":
             self._post.answer(self._last["epoch"])
         _set_process_title(self._job, self._last)
-        self._last = self._post.next()
-        return self._last
+        message = self._post.next()
+        assert message is not None, "waiting without a limit"
+        self._last = message
+        if message.get("is_spoilt"):
+            self._is_spoilt = True
+            raise SpoiltProcessError(message)
+        return message
 
     def cleanup(self) -> None:
         """Let the trial checkpoint and leave before the process ends."""
+        if self._is_spoilt:
+            os._exit(1)
         self._leave()
         self._thread.shutdown(wait=False)
 
     def _begin(self, job: TrialJob) -> None:
         self._job = job = job.here()
         self._last = {}
+        self._post = Mailbox()
+        self._leave_watch = LeaveWatch.of(job.control_key)
         enter(job.directory)
-        self._post: Any = Mailbox() if job.footprint.workers == 1 else self._open_shared_mailbox()
-        run = _run_here if job.footprint.workers == 1 else _run_in_group
+        run = self._run_alone if job.footprint.workers == 1 else self._run_with_crew
         self._run: Future[None] = self._thread.submit(_guarded, run, job, self._post)
-
-    def _open_shared_mailbox(self) -> RemoteMailbox:
-        if self._shared_mailbox is None:
-            self._shared_mailbox = RemoteMailbox.start()  # empty; nobody waits here while its process starts
-        else:
-            self._shared_mailbox.reopen()
-        return self._shared_mailbox
 
     def _leave(self) -> None:
         self._post.stop()
         self._run.result(timeout=LEAVE_TIMEOUT_SECONDS)
+
+    def _run_alone(self, job: TrialJob, post: Mailbox) -> None:
+        post.put(started_message())
+        post.put(run_worker(job, post, self._leave_watch.listener([this_node()])))
+
+    def _run_with_crew(self, job: TrialJob, post: Mailbox) -> None:
+        """Rank 0 in this thread, the others in their processes; the first outcome counts."""
+        post.put(started_message())
+        if self._crew is None:
+            assert self._group is not None, "several workers need the trial's placement group"
+            self._crew = Crew(job.footprint, self._group)
+        tasks = self._crew.start(job)
+        threading.Thread(target=_watch_for_loss, args=(self._crew, tasks, post), name="crew", daemon=True).start()
+        message = run_worker(job, post, self._leave_watch.listener([this_node(), *self._crew.nodes]))
+        if message["status"] == "lost":
+            message = self._crew.account(tasks) or message
+        # After a failure the workers may be at different words of their conversation.
+        is_spoilt = message["status"] not in BLAMELESS or not self._crew.is_done(tasks)
+        post.put({**message, "is_spoilt": is_spoilt})
 
     def __repr__(self) -> str:
         """Shown by the Ray dashboard, which asks once: the experiment and the trial that this process began with.
@@ -93,107 +143,23 @@ class TrialActor(tune.Trainable):
         return f"Trials({self._job.name} and later)"
 
 
-def _guarded(run: Any, job: TrialJob, post: Any) -> None:
+def _watch_for_loss(crew: Crew, tasks: list[Any], post: Mailbox) -> None:
+    """End a trial whose first worker waits for one that is gone."""
+    lost = crew.wait_for_loss(tasks)
+    if lost is not None and not post.wait_for_outcome(NOTICE_LOSS_SECONDS):
+        post.put(lost_message(lost.reason, lost.node))
+
+
+def _guarded(run: Any, job: TrialJob, post: Mailbox) -> None:
     """Run a trial; whatever goes wrong around it becomes its outcome, so that the search goes on."""
     try:
         run(job, post)
+    except WorkerLostError as lost:
+        _log(job, f"{lost.reason}\n")
+        post.put(lost_message(lost.reason, lost.node))
     except Exception as error:
         _log(job, traceback.format_exc())
-        kind = "worker_died" if _worker_died(error) else "failed"
-        reason = f"{type(error).__name__}: {_first_line(error)}"
-        post.put({"event": "outcome", "status": kind, "epoch": 0, "reason": reason, "done": True})
-
-
-def _worker_died(error: Exception) -> bool:
-    from ray.train import TrainingFailedError
-
-    return isinstance(error, TrainingFailedError)
-
-
-def _put_started(post: Any) -> None:
-    post.put({"event": "started", "node": socket.gethostname(), "pid": os.getpid(), "done": False})
-
-
-def _run_here(job: TrialJob, post: Mailbox) -> None:
-    """One worker: TorchTrainer's local mode runs the loop in this thread, with all that is warm in this process."""
-    _put_started(post)
-    import torch
-    from ray.train import RunConfig, ScalingConfig
-    from ray.train.torch import TorchTrainer
-
-    from cmp.search.engine.ray_session import local_session
-
-    def loop() -> None:
-        session = local_session(job, post)
-        torch.set_num_threads(max(1, int(job.footprint.cpus_per_worker)))
-        outcome = job.run(session)
-        post.put(_outcome_message(outcome))
-
-    TorchTrainer(
-        loop,
-        scaling_config=ScalingConfig(num_workers=0, use_gpu=job.footprint.gpus_per_worker > 0),
-        run_config=RunConfig(name=job.run_name, storage_path=str(job.ray_folder.absolute())),
-    ).fit()
-
-
-def _run_in_group(job: TrialJob, post: RemoteMailbox) -> None:
-    """Several workers: Ray Train starts them, restarts them when one dies, and joins them in a process group."""
-    from ray.train.v2.api.config import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
-
-    from cmp.search.engine.group import GroupTrainer
-
-    _put_started(post)  # after the imports: the mailbox starts meanwhile
-    footprint = job.footprint
-    trainer: Any = GroupTrainer  # its annotations still name the classes of Ray Train v1
-    trainer(
-        _group_worker,
-        train_loop_config={"job": job, "post": post},
-        scaling_config=ScalingConfig(
-            num_workers=footprint.workers,
-            use_gpu=footprint.gpus_per_worker > 0,
-            resources_per_worker=worker_resources(footprint),
-        ),
-        run_config=RunConfig(
-            name=job.run_name,
-            storage_path=str(job.ray_folder.absolute()),
-            failure_config=FailureConfig(max_failures=WORKER_RESTARTS, controller_failure_limit=WORKER_RESTARTS),
-            logging_config=LoggingConfig(log_level="WARNING"),
-        ),
-    ).fit()
-
-
-def _group_worker(config: dict[str, Any]) -> None:
-    """What every worker of a group runs. Rank 0 speaks for all, except when another worker fails alone."""
-    import torch
-
-    from cmp.search.engine.ray_session import group_session
-
-    job, post = config["job"].here(), config["post"]
-    end_with_parent()
-    if post.outcome() is not None:  # the group was only restarted because a worker left after the outcome was known
-        return
-    enter(job.directory)
-    torch.set_num_threads(max(1, int(job.footprint.cpus_per_worker)))
-    session = group_session(job, post)
-    outcome = job.run(session)
-    if session.rank == 0 or outcome.status not in ("finished", "interrupted"):
-        post.put(_outcome_message(outcome))
-
-
-def end_with_parent() -> None:
-    """End this process when its node manager dies: Ray takes half a minute, and a search may be back before that."""
-    parent = os.getppid()
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(PARENT_PERIOD_SECONDS)
-        os._exit(1)
-
-    threading.Thread(target=watch, name="parent-watch", daemon=True).start()
-
-
-def _outcome_message(outcome: Any) -> Message:
-    return {"event": "outcome", "done": True, **asdict(outcome)}
+        post.put(failed_message(error, is_spoilt=job.footprint.workers > 1))
 
 
 def _log(job: TrialJob, text: str) -> None:
@@ -202,11 +168,6 @@ def _log(job: TrialJob, text: str) -> None:
         file.write(text)
     with contextlib.suppress(OSError):
         job.plan.home.briefly.send("log.txt")
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return lines[0][:300] if lines else ""
 
 
 def _set_process_title(job: TrialJob, message: Message) -> None:

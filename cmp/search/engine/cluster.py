@@ -1,19 +1,23 @@
-"""The machines of a search: what there is, and connecting to it quietly.
+"""The machines of a search: connecting to them quietly, and noticing when they are gone.
 
-A local Ray is started for the search and dies with it; `--address` joins a cluster that runs already. Everything
-that Ray reads from the environment is set here, before Ray is imported.
+A local Ray is started for the search and dies with it; `--address` joins a cluster that runs already.
 """
 
 import logging
 import os
 import socket
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cmp.search.engine.address import cluster_address, require_reachable, token_file
+from cmp.search.engine.environment import runtime_environment, set_environment, without_values
 from cmp.search.engine.footprint import Node
+from cmp.search.engine.roster import Sighting, nodes_of
 from cmp.space.errors import UserError
 
 if TYPE_CHECKING:
@@ -22,52 +26,70 @@ if TYPE_CHECKING:
 # Ray keeps 30 % of the memory for its object store; a search passes a few kilobytes through it.
 OBJECT_STORE_BYTES = 256 * 2**20
 
-REACH_TIMEOUT_SECONDS = 5.0
-
 # The lowest priority there is.
 DASHBOARD_NICENESS = 19
-
-# Read by Ray in the driver, in the trials' processes and in their workers. Ray Train's controller looks every
-# 2 s by default, which delays the end of every trial by as much; the preemption watcher costs a process per trial.
-# Workers run at niceness 15 by default: beside anything else that computes, training would nearly stand still. So it
-# would with several threads that spin while they wait for each other: ten times slower on two cores with two others.
-TRIAL_ENVIRONMENT = {
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",
-    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
-    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
-    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "120",
-    "RAY_CHDIR_TO_TRIAL_DIR": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "RAY_worker_niceness": "0",
-    "TOKENIZERS_PARALLELISM": "false",
-    "OMP_WAIT_POLICY": "PASSIVE",
-}
-
-# Read by Ray Tune in the driver. Its own tables, loggers, snapshots and signal handling are not wanted here.
-DRIVER_ENVIRONMENT = {
-    "RAY_AIR_NEW_OUTPUT": "0",
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_DEDUP_LOGS": "1",
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",
-    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
-    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
-    "TUNE_GLOBAL_CHECKPOINT_S": "inf",
-    "TUNE_WARN_THRESHOLD_S": "30",
-}
 
 # Ray's name of a process that no search survives, and ours.
 VITAL_PROCESSES = {"raylet": "node manager", "gcs_server": "control store"}
 
-# What users set for themselves and workers on other nodes need too.
-TRAVELLING_PREFIXES = ("HF_", "TRANSFORMERS_", "CMP_", "OMP_", "NCCL_", "GLOO_", "TORCH_", "WANDB_", "MLFLOW_")
+# A head that is away for longer is gone. Ray's own library ends the program, with exit code 1 and without a word,
+# after 60 s; a control store that is started again elsewhere takes some seconds.
+HEAD_PATIENCE_SECONDS = 30.0
+HEAD_PERIOD_SECONDS = 1.0
+HEAD_TIMEOUT_SECONDS = 3.0
+
+# What leaving Ray may take; of one that is gone it would take minutes.
+SHUTDOWN_SECONDS = 10.0
 
 
 class RayLostError(BaseException):
-    """A Ray that was started here did not come up or lost a process; its text says what happened.
+    """A Ray that was started here did not come up or lost a process, or the head of a cluster is gone.
 
-    Not an `Exception`: Tune would first wait for trials that cannot answer any more.
+    Its text says what happened. Not an `Exception`: Tune would first wait for trials that cannot answer any more.
     """
+
+
+@dataclass
+class HeadWatch:
+    """Knocks at the control store of a cluster in a thread of its own: calls to Ray wait for a head that is gone.
+
+    Args:
+        address: host and port.
+        clock: seconds that never go back.
+    """
+
+    address: str
+    clock: Callable[[], float] = time.monotonic
+    _seen: float = field(default=0.0)
+    _over: threading.Event = field(default_factory=threading.Event)
+
+    def start(self) -> None:
+        """Begin."""
+        self._seen = self.clock()
+        threading.Thread(target=self._watch, name="head-watch", daemon=True).start()
+
+    def stop(self) -> None:
+        """End."""
+        self._over.set()
+
+    def lost(self) -> str | None:
+        """What to say of a head that has not answered for too long; None where it has."""
+        if self._over.is_set() or self.clock() - self._seen < HEAD_PATIENCE_SECONDS:
+            return None
+        return f"the cluster's head ({self.address}) has not answered for {HEAD_PATIENCE_SECONDS:.0f} s"
+
+    def _watch(self) -> None:
+        while not self._over.wait(HEAD_PERIOD_SECONDS):
+            if self._answers():
+                self._seen = self.clock()
+
+    def _answers(self) -> bool:
+        host, _, port = self.address.rpartition(":")
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=HEAD_TIMEOUT_SECONDS).close()
+        except OSError:
+            return False
+        return True
 
 
 @dataclass(frozen=True)
@@ -75,22 +97,34 @@ class Cluster:
     """A connected Ray.
 
     Args:
-        nodes: its machines.
         dashboard: where the dashboard listens, None without one.
         token_file: the file with the token that the dashboard asks for; None when it asks for none.
-        is_remote: it was running before and goes on afterwards.
+        head: watched, where the cluster was running before and goes on afterwards.
     """
 
-    nodes: tuple[Node, ...]
     dashboard: str | None
     token_file: Path | None
-    is_remote: bool
+    head: HeadWatch | None
+
+    @property
+    def is_remote(self) -> bool:
+        """It was running before."""
+        return self.head is not None
+
+    def sight(self) -> Sighting:
+        """Its machines now."""
+        import ray
+
+        from cmp.search.engine.ray_private import autoscaler_is_active, leaving_nodes
+
+        nodes = nodes_of(ray.nodes())
+        return Sighting(nodes, leaving_nodes(), autoscaler_is_active()) if self.is_remote else Sighting(nodes)
 
     def require_alive(self) -> None:
-        """Look at the processes of a Ray that was started here; without them no trial could be placed any more.
+        """Look at the processes of a Ray that was started here, or for the head of another.
 
         Raises:
-            RayLostError: the raylet or the control store (GCS) is gone.
+            RayLostError: no trial could be placed any more.
         """
         if (lost := self._lost()) is not None:
             raise RayLostError(lost)
@@ -100,18 +134,12 @@ class Cluster:
         return self._lost() is None
 
     def _lost(self) -> str | None:
-        if self.is_remote:
-            return None
+        if self.head is not None:
+            return self.head.lost()
         from cmp.search.engine.ray_private import dead_processes
 
         lost = [(VITAL_PROCESSES[name], pid) for name, pid in dead_processes() if name in VITAL_PROCESSES]
         return f"Ray's {lost[0][0]} (process {lost[0][1]}) died" if lost else None
-
-
-def set_environment() -> None:
-    """Set what Ray and torch's threads read when they are imported; what the user has set already stays."""
-    for name, value in {**TRIAL_ENVIRONMENT, **DRIVER_ENVIRONMENT}.items():
-        os.environ.setdefault(name, value)
 
 
 def local_nodes() -> tuple[Node, ...]:
@@ -123,30 +151,12 @@ def local_nodes() -> tuple[Node, ...]:
 
 
 def cluster_nodes(address: str | None) -> tuple[Node, ...]:
-    """The machines that a search would use; joins the cluster for a moment when there is an address."""
+    """The machines that a search would use; joins the cluster for a moment when there is one."""
+    address = cluster_address(address)
     if address is None:
         return local_nodes()
     with connected(address, job_name="dry run") as cluster:
-        return cluster.nodes
-
-
-def require_reachable(address: str | None) -> None:
-    """Fail in seconds when nobody listens at an address: Ray itself would try for minutes.
-
-    Raises:
-        UserError: nobody does, or it is an address for Ray's remote client, in which a search cannot run.
-    """
-    if address is None or ":" not in address:
-        return
-    if "://" in address:
-        message = f"{address} is for Ray's remote client; run the search on a machine of the cluster, with host:6379"
-        raise UserError("--address", message)
-    host, _, port = address.rpartition(":")
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=REACH_TIMEOUT_SECONDS).close()
-    except (OSError, ValueError) as error:
-        message = f"nobody answers at {address} ({error}); start a cluster with `ray start --head`, or leave it out"
-        raise UserError("--address", message) from error
+        return cluster.sight().nodes
 
 
 @contextmanager
@@ -161,12 +171,30 @@ def connected(address: str | None, *, job_name: str) -> Iterator[Cluster]:
     require_reachable(address)
     import ray
 
+    from cmp.search.engine.ray_private import keep_quiet
+
+    keep_quiet()
     context = _start(job_name) if address is None else _join(address, job_name)
+    head = None if address is None else HeadWatch(ray.get_runtime_context().gcs_address)
+    if head is not None:
+        head.start()
     try:
-        nodes = tuple(_nodes(ray.nodes()))
-        yield Cluster(nodes, context.dashboard_url or None, _token_file(), address is not None)
+        yield Cluster(context.dashboard_url or None, token_file(), head)
     finally:
-        ray.shutdown()
+        _leave(is_gone=head is not None and head.lost() is not None)
+        if head is not None:
+            head.stop()
+
+
+def _leave(*, is_gone: bool) -> None:
+    """Leave Ray; of a cluster whose head is gone nothing is waited for."""
+    import ray
+
+    if not is_gone:
+        return ray.shutdown()
+    leaving = threading.Thread(target=ray.shutdown, name="leave-ray", daemon=True)
+    leaving.start()
+    return leaving.join(SHUTDOWN_SECONDS)
 
 
 def _start(job_name: str) -> "BaseContext":
@@ -184,8 +212,7 @@ def _start(job_name: str) -> "BaseContext":
         )
     except Exception as error:  # Ray raises bare ones; one of its processes was killed, or the machine is too busy
         ray.shutdown()
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise RayLostError(f"Ray did not start ({reason})") from None
+        raise RayLostError(f"Ray did not start ({_reason(error)})") from None
     _make_dashboard_modest()
     return context
 
@@ -222,38 +249,15 @@ def _join(address: str, job_name: str) -> "BaseContext":
             address=address,
             log_to_driver=False,
             logging_level=logging.ERROR,
-            runtime_env={"env_vars": _travelling_environment(), **_working_dir()},
+            runtime_env=runtime_environment(),
             job_config=JobConfig(metadata={"job_name": job_name}),
         )
     except (ConnectionError, RuntimeError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        message = f"no Ray cluster answers at {address} ({reason}); start one with `ray start --head`, or leave it out"
-        raise UserError("--address", message) from error
+        message = f"no Ray cluster answers at {address} ({_reason(error)}); start one with `ray start --head`"
+        raise UserError("--address", f"{message}, or leave it out") from None
 
 
-def _travelling_environment() -> dict[str, str]:
-    mine = {name: value for name, value in os.environ.items() if name.startswith(TRAVELLING_PREFIXES)}
-    return {**mine, **{name: os.environ[name] for name in TRIAL_ENVIRONMENT}}
-
-
-def _working_dir() -> dict[str, object]:
-    """Ship this package's source to nodes that do not have it; an installed package is already there."""
-    root = Path(__file__).resolve().parents[3]
-    if "site-packages" in root.parts:
-        return {}
-    excludes = [f"/{path.name}/" for path in root.iterdir() if path.is_dir() and path.name != "cmp"]
-    return {"working_dir": str(root), "excludes": excludes}
-
-
-def _nodes(rows: list[dict]) -> Iterator[Node]:
-    for row in rows:
-        if row["Alive"]:
-            yield Node(row["Resources"].get("CPU", 0.0), row["Resources"].get("GPU", 0.0))
-
-
-def _token_file() -> Path | None:
-    """Where Ray keeps the dashboard's token, when it asks for one."""
-    if os.environ.get("RAY_AUTH_MODE", "").lower() == "disabled":
-        return None
-    path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH", "~/.ray/auth_token")).expanduser()
-    return path if path.exists() else None
+def _reason(error: Exception) -> str:
+    """The first line, without values of variables: Ray quotes whole runtime environments."""
+    lines = without_values(str(error)).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -14,12 +14,28 @@ from cmp.space.settings import ResourceSettings, SearchSettings
 CPU_TRIALS_PER_NODE = 4
 
 
+# Of all CPUs of a cluster without GPUs, trials should be able to use this much; then larger shares are better.
+ENOUGH_OF_ALL = 0.9
+
+
 @dataclass(frozen=True)
 class Node:
-    """One machine of the cluster."""
+    """One machine of the cluster.
+
+    Args:
+        cpus: cores.
+        gpus: cards.
+        key: Ray's id; empty for this machine, as long as Ray does not run.
+        name: what people call it.
+    """
 
     cpus: float
     gpus: float = 0.0
+    key: str = ""
+    name: str = ""
+
+    def __str__(self) -> str:
+        return f"{_number(self.cpus)} CPU" + (f" and {_number(self.gpus)} GPU" if self.gpus else "")
 
 
 @dataclass(frozen=True)
@@ -55,29 +71,54 @@ class Plan:
 def trial_footprint(
     resources: ResourceSettings, nodes: Sequence[Node], *, multi_gpu: bool = False, model_parallel: bool = False
 ) -> Footprint:
-    """Fill in what the space leaves open, from the largest node.
+    """Fill in what the space leaves open, so that it fits all nodes that could run trials.
 
-    With GPUs a worker gets one of them and its share of the CPUs; `multi_gpu` makes as many workers as the node has
-    GPUs; `model_parallel` gives one worker all of them. Without GPUs the CPUs are shared by a few trials.
+    With GPUs a worker gets one of them and its share of the CPUs; `multi_gpu` makes as many workers as a node has
+    GPUs; `model_parallel` gives one worker all of them. Without GPUs the CPUs are shared by a few trials. Where nodes
+    are unlike, the smallest decides, as far as more trials run for it. Without any node, a worker is one CPU.
     """
-    largest = max(nodes, key=lambda node: (node.gpus, node.cpus))
-    workers = resources.workers or (max(1, int(largest.gpus)) if multi_gpu else 1)
+    with_gpus = [node for node in nodes if node.gpus]
+    gpus_of_a_node = min((node.gpus for node in with_gpus), default=0.0)
+    workers = resources.workers or (max(1, int(gpus_of_a_node)) if multi_gpu else 1)
     gpus = resources.gpus_per_worker
     if gpus is None:
-        whole = largest.gpus // workers if model_parallel else min(1.0, largest.gpus)
+        whole = gpus_of_a_node // workers if model_parallel else min(1.0, gpus_of_a_node)
         gpus = float(whole)
-    cpus = resources.cpus_per_worker
-    if cpus is None:
-        cpus = _cpu_share(largest, workers, gpus)
-    return Footprint(workers, float(cpus), float(gpus))
+    if resources.cpus_per_worker is not None:
+        return Footprint(workers, float(resources.cpus_per_worker), float(gpus))
+    if gpus > 0:
+        return _most_gpus(workers, float(gpus), with_gpus)
+    return _most_cpus(workers, [node for node in nodes if node.cpus])
 
 
-def _cpu_share(node: Node, workers: int, gpus_per_worker: float) -> float:
-    if gpus_per_worker > 0:
-        return float(max(1, int(node.cpus * min(1.0, gpus_per_worker / node.gpus)))) if node.gpus else 1.0
-    if workers > 1:
-        return float(max(1, int(node.cpus // workers)))
-    return float(max(1, int(node.cpus // CPU_TRIALS_PER_NODE)))
+def _most_gpus(workers: int, gpus: float, nodes: Sequence[Node]) -> Footprint:
+    """The largest share of a node's CPUs with which the most GPUs are used."""
+    shares = [float(max(1, int(node.cpus * min(1.0, gpus / node.gpus)))) for node in nodes]
+    footprints = [Footprint(workers, share, gpus) for share in sorted(set(shares), reverse=True)]
+    return max(footprints, key=lambda footprint: worker_slots(footprint, nodes), default=Footprint(workers, 1.0, gpus))
+
+
+def _most_cpus(workers: int, nodes: Sequence[Node]) -> Footprint:
+    """The largest share of a node's CPUs with which nearly all CPUs are used."""
+    parts = workers if workers > 1 else CPU_TRIALS_PER_NODE
+    shares = {float(max(1, int(node.cpus // parts))) for node in nodes} | {max(1.0, node.cpus // 1) for node in nodes}
+    largest = max((max(1, int(node.cpus // parts)) for node in nodes), default=1)
+    footprints = [Footprint(workers, share, 0.0) for share in sorted(shares, reverse=True) if share <= largest]
+    used = {each: worker_slots(each, nodes) * each.cpus_per_worker for each in footprints}
+    enough = ENOUGH_OF_ALL * max(used.values(), default=0.0)
+    return next((each for each in footprints if used[each] >= enough), Footprint(workers, 1.0, 0.0))
+
+
+def missing_resources(footprint: Footprint, nodes: Sequence[Node]) -> str | None:
+    """What the nodes lack for a single trial, in words; None where it fits."""
+    workers = footprint.workers - worker_slots(footprint, nodes)
+    if workers <= 0:
+        return None
+    if footprint.gpus_per_worker:
+        count, noun = workers * footprint.gpus_per_worker, "GPU"
+    else:
+        count, noun = workers * footprint.cpus_per_worker, "CPU"
+    return f"{_number(count)} more {noun}"
 
 
 def worker_slots(footprint: Footprint, nodes: Sequence[Node]) -> int:
@@ -109,9 +150,22 @@ def plan_search(
     return Plan(footprint, min(fit, asked), _reason(footprint, nodes, fit, search))
 
 
+def concurrency(search: SearchSettings, slots: int, *, can_grow: bool) -> int:
+    """How many trials may be running or waiting for their place, now that so many fit.
+
+    One may always wait: it says what is needed. Where an autoscaler reads that, as many wait as the user asked for, or
+    one more than fits.
+    """
+    if can_grow:
+        return search.max_concurrent or slots + 1
+    return max(1, min(slots, search.max_concurrent or slots))
+
+
 def _reason(footprint: Footprint, nodes: Sequence[Node], fit: int, search: SearchSettings) -> str:
     cpus, gpus = sum(node.cpus for node in nodes), sum(node.gpus for node in nodes)
-    where = "this machine has" if len(nodes) == 1 else f"the {len(nodes)} nodes have"
+    able = [node for node in nodes if node.cpus]
+    where = f"the {len(able)} nodes have" if len(able) != 1 else f"node {able[0].name} has"
+    where = where if any(node.key for node in nodes) else "this machine has"
     have = f"{where} {_number(cpus)} CPU" + (f" and {_number(gpus)} GPU" if gpus else " and no GPU")
     needs = f"a trial takes {footprint}; {have}"
     if fit == 0:

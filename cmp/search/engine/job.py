@@ -1,6 +1,5 @@
 """A trial as its process gets it: what to train, what it occupies, where everything is."""
 
-import os
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
@@ -19,8 +18,8 @@ if TYPE_CHECKING:
 # slow costs a little work, never a hang.
 ANSWER_TIMEOUT_SECONDS = 5.0
 
-# A driver of several workers computes nothing, but an all-zero request is refused: one byte of memory it is.
-DRIVER_MEMORY_BYTES = 1
+# Every node has its id under this label.
+NODE_LABEL = "ray.io/node-id"
 
 
 @dataclass(frozen=True, repr=False)
@@ -31,23 +30,27 @@ class TrialJob:
         plan: what to train and where its checkpoints are.
         footprint: what the trial occupies.
         experiment: the search's name, for people who look at processes.
-        stop_file: asks all trials to checkpoint and leave, as soon as it exists.
+        control_key: where the search says that trials should write a checkpoint and leave; see `control`.
         ray_folder: where Ray Train keeps its own files.
         rungs: epochs at which the trial waits for the search's answer, because it may be stopped there.
         directory: where relative paths of the space start.
         copy: where results go to an object store, what each machine calls its copy of them; None on a disk.
         entry: `module:function` that runs a trial.
+        avoided: Ray's ids of nodes on which no worker of it should be.
+        sign: a file of the results folder that must be there; where it is not, the folder is another.
     """
 
     plan: "TrialPlan"
     footprint: Footprint
     experiment: str
-    stop_file: Path
+    control_key: str
     ray_folder: Path
     rungs: frozenset[int] = field(default_factory=frozenset)
     directory: Path | None = None
     copy: str | None = None
     entry: str = "cmp.train.trial:run_trial"
+    avoided: frozenset[str] = frozenset()
+    sign: Path | None = None
 
     @property
     def name(self) -> str:
@@ -65,7 +68,7 @@ class TrialJob:
             return self
         folder = ResultsFolder(working_copy(self.copy))
         plan = replace(self.plan, folder=folder.trial(self.plan.number))
-        return replace(self, plan=plan, stop_file=folder.stop_file, ray_folder=folder.ray / "train")
+        return replace(self, plan=plan, ray_folder=folder.ray / "train")
 
     def run(self, session: Any) -> Any:
         """Run the trial in this process, in its session; returns its outcome."""
@@ -77,11 +80,17 @@ class TrialJob:
         return self.name
 
 
-def placement(footprint: Footprint) -> PlacementGroupFactory:
-    """The trial's own worker, or next to nothing where Ray Train reserves for its workers."""
-    if footprint.workers > 1:
-        return PlacementGroupFactory([{"memory": DRIVER_MEMORY_BYTES}])
-    return PlacementGroupFactory([worker_resources(footprint)])
+def placement(footprint: Footprint, avoided: frozenset[str] = frozenset()) -> PlacementGroupFactory:
+    """Room for all workers of a trial, on any node but those to be avoided; the first worker is Tune's own process."""
+    bundles = [worker_resources(footprint)] * footprint.workers
+    if not avoided:
+        return PlacementGroupFactory(bundles)
+    return PlacementGroupFactory(bundles, bundle_label_selector=[elsewhere(avoided)] * footprint.workers)
+
+
+def elsewhere(avoided: frozenset[str]) -> dict[str, str]:
+    """Ray's words for: on none of these nodes."""
+    return {NODE_LABEL: f"!in({','.join(sorted(avoided))})"} if avoided else {}
 
 
 def worker_resources(footprint: Footprint) -> dict[str, float]:
@@ -90,9 +99,3 @@ def worker_resources(footprint: Footprint) -> dict[str, float]:
     if footprint.gpus_per_worker:
         resources["GPU"] = footprint.gpus_per_worker
     return resources
-
-
-def enter(directory: Path | None) -> None:
-    """Resolve relative paths as the driver does, where this machine has its directory."""
-    if directory is not None and directory.is_dir():
-        os.chdir(directory)

@@ -8,7 +8,8 @@ from typing import Any, TypeVar
 import ray
 
 from cmp.search.engine.footprint import Footprint
-from cmp.search.engine.job import enter
+from cmp.search.engine.job import elsewhere
+from cmp.search.engine.process import enter
 
 LOOK_EVERY_SECONDS = 0.2
 
@@ -20,7 +21,12 @@ class TaskError(Exception):
 
 
 def run_task(
-    work: Callable[[str], T], footprint: Footprint, *, must_leave: Callable[[], bool], timeout_seconds: float
+    work: Callable[[str], T],
+    footprint: Footprint,
+    *,
+    must_leave: Callable[[], bool],
+    timeout_seconds: float,
+    avoided: frozenset[str] = frozenset(),
 ) -> T | None:
     """Run `work(device)` where a trial could run, and wait for it.
 
@@ -29,6 +35,7 @@ def run_task(
         footprint: of a trial; one of its workers is used.
         must_leave: True once the user wants to go; the task is then ended.
         timeout_seconds: the task is ended after this time.
+        avoided: nodes on which no trial may run.
 
     Returns:
         What `work` returned; None when it was ended before it was done.
@@ -37,7 +44,7 @@ def run_task(
         TaskError: it failed.
     """
     options = {"num_cpus": footprint.cpus_per_worker, "num_gpus": footprint.gpus_per_worker, "max_retries": 0}
-    task = ray.remote(_run).options(**options).remote(work, Path.cwd(), footprint)
+    task = ray.remote(_run).options(**options, label_selector=elsewhere(avoided)).remote(work, Path.cwd(), footprint)
     end = time.monotonic() + timeout_seconds
     while not ray.wait([task], timeout=LOOK_EVERY_SECONDS)[0]:
         if must_leave() or time.monotonic() > end:

@@ -75,9 +75,13 @@ class Display:
 
     def status(self, text: str) -> None:
         """A word on what is being waited for, shown below the table; a line of its own in a pipe."""
-        self._status = text
-        if text and self._live is None:
+        is_news, self._status = text != self._status, text
+        if text and is_news and self._live is None:
             self.say(text)
+
+    def slots(self, max_concurrent: int) -> None:
+        """So many trials run at once now."""
+        self._max_concurrent = max_concurrent
 
     def on_event(self, event: Event) -> None:
         """In a pipe, one line for each event that people care about; the live table refreshes itself."""

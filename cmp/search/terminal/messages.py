@@ -60,8 +60,10 @@ def print_results(console: Console, space: Space, history: History, folder: Resu
     say(console, places_text(folder))
 
 
-def print_partial(console: Console, space: Space, history: History, folder: ResultsFolder) -> None:
-    """What an interrupted search has so far; it names no winner."""
+def print_partial(
+    console: Console, space: Space, history: History, folder: ResultsFolder, why: str = "Interrupted"
+) -> None:
+    """What a search that is not over has so far, and why it ended; it names no winner."""
     console.print()
     if history.trials:
         table = trials_table(
@@ -71,7 +73,7 @@ def print_partial(console: Console, space: Space, history: History, folder: Resu
     left = space.search.num_samples - sum(trial.has_ended for trial in history.trials.values())
     say(
         console,
-        f"\nInterrupted with {left} of {space.search.num_samples} trials still to end; these results are partial.",
+        f"\n{why} with {left} of {space.search.num_samples} trials still to end; these results are partial.",
     )
     if history.best() is not None:
         say(console, f"Partial: {best_line(history)}.")
@@ -192,6 +194,15 @@ def dashboard_text(dashboard: str | None, token_file: object) -> str | None:
         return None
     token = "" if token_file is None else f" (it asks for a token: paste what is in {token_file})"
     return f"Ray dashboard: http://{dashboard}{token}"
+
+
+def withheld_text(names: Sequence[str]) -> str:
+    """What does not travel to other machines, and how they get it."""
+    verb = "stays" if len(names) == 1 else "stay"
+    return (
+        f"{', '.join(names)} {verb} on this machine, because everybody on the cluster could read it; other machines "
+        "take a token from their own file (`hf auth login` there), or from the secrets of the cluster"
+    )
 
 
 def print_warning(console: Console, text: str) -> None:

@@ -1,7 +1,7 @@
 """What Ctrl-C, a polite kill and a closed terminal mean to a search.
 
 Before trials run, a signal ends the program at once. While they run, the first signal asks all of them to checkpoint
-where they are (a file that every worker sees); the search then ends by itself, or by force when it takes too long. A
+where they are, through Ray; the search then ends by itself, or by force when it takes too long. A
 second signal ends the process on the spot: the journal and the checkpoints already hold everything.
 """
 
@@ -36,15 +36,12 @@ class Interruption:
     """Installed around a search; asked by its loop.
 
     Args:
-        request_stop: makes the workers leave; called inside the signal handler, so it must be short.
         farewell: what to tell the user, called when the process has to end by force.
         end: ends the process; replaced in tests.
     """
 
-    def __init__(
-        self, request_stop: Callable[[], None], farewell: Callable[[], str], end: Callable[[int], Any] = os._exit
-    ) -> None:
-        self._request_stop = request_stop
+    def __init__(self, farewell: Callable[[], str], end: Callable[[int], Any] = os._exit) -> None:
+        self._request_stop: Callable[[], None] = lambda: None
         self._farewell = farewell
         self._end = end
         self._previous: dict[signal.Signals, Any] = {}
@@ -74,8 +71,14 @@ class Interruption:
             self._previous.setdefault(number, current)
             signal.signal(number, self._handle)
 
-    def trials_run(self, ray_is_alive: Callable[[], bool]) -> None:
-        """From now on a signal lets trials checkpoint first, as long as Ray is there to let them."""
+    def trials_run(self, ray_is_alive: Callable[[], bool], request_stop: Callable[[], None]) -> None:
+        """From now on a signal lets trials checkpoint first, as long as Ray is there to let them.
+
+        Args:
+            ray_is_alive: asked several times a second.
+            request_stop: makes the trials leave; it may wait for Ray, so it is called in a thread of its own.
+        """
+        self._request_stop = request_stop
         self._ray_is_alive = ray_is_alive
 
     def trials_ended(self) -> None:
@@ -100,7 +103,7 @@ class Interruption:
         if self._ray_is_alive is None:
             raise InterruptedEarlyError(name)
         self._since = time.monotonic()
-        self._request_stop()
+        threading.Thread(target=self._request_stop, name="ask-trials-to-leave", daemon=True).start()
         self._watch.start()
 
     def _leave_in_time(self) -> None:

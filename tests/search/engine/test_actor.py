@@ -1,6 +1,9 @@
 """One warm process, trial after trial: nothing leaks from one to the next, and nobody waits for a driver."""
 
+import pickle
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -8,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from cmp.search.engine.actor import TrialActor
+from cmp.search.engine.actor import SpoiltProcessError, TrialActor
+from cmp.search.engine.control import Control, LeaveWatch
 from cmp.search.engine.footprint import Footprint
 from cmp.search.engine.job import TrialJob
 from cmp.space.settings import TrialSettings, Window
@@ -46,7 +51,7 @@ def job(tiny_model_folder: Path, tiny_text_file: Path, tmp_path: Path) -> TrialJ
         plan=TrialPlan(0, settings, Window(16, 12), tmp_path / "results" / "trials" / "0000"),
         footprint=Footprint(1, 1.0, 0.0),
         experiment="test",
-        stop_file=tmp_path / "stop",
+        control_key=f"test-{tmp_path}",
         ray_folder=tmp_path / "ray",
     )
 
@@ -118,11 +123,15 @@ def test_a_trial_runs_to_its_end_when_nobody_asks_for_its_messages(job: TrialJob
     actor.cleanup()
 
 
-def test_the_stop_file_makes_every_trial_leave(job: TrialJob) -> None:
+def test_the_wish_to_leave_reaches_a_trial_through_rays_key_value_store(
+    job: TrialJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored: dict[str, bytes] = {}
+    monkeypatch.setattr(LeaveWatch.__init__, "__defaults__", (stored.get,))
     actor = TrialActor(config={"job": another(job, 0, n_epochs=1000)})
     while actor.step()["event"] != "reported":
         pass
-    job.stop_file.touch()
+    Control(job.control_key, stored.__setitem__, stored.pop).ask_everybody()
     began = time.monotonic()
     messages = messages_of(actor)
     actor.cleanup()
@@ -141,24 +150,81 @@ def test_what_goes_wrong_around_a_trial_is_its_outcome(job: TrialJob) -> None:
     assert "Traceback" in (job.plan.folder / "log.txt").read_text()
 
 
-def test_a_group_starts_no_manager_for_ray_data() -> None:
-    from ray.train import ScalingConfig
-    from ray.train.torch import TorchTrainer
+def test_after_a_sticky_cuda_error_the_process_runs_no_other_trial(job: TrialJob) -> None:
+    """All later calls of the context fail with the same words: it would fail one trial after another."""
+    actor = TrialActor(config={"job": replace(job, entry="tests.search.engine.broken:sticky_cuda_error")})
+    assert actor.step()["event"] == "started"
+    with pytest.raises(SpoiltProcessError) as raised:
+        actor.step()
 
-    from cmp.search.engine.group import GroupTrainer
+    assert raised.value.outcome["status"] == "failed"
+    assert "illegal memory access" in raised.value.outcome["reason"]
+    assert pickle.loads(pickle.dumps(raised.value)).outcome == raised.value.outcome
 
-    def callbacks(trainer_class: Any) -> set[str]:
-        trainer = trainer_class(print, scaling_config=ScalingConfig(num_workers=2))
-        return {type(callback).__name__ for callback in trainer._create_default_callbacks()}
 
-    # Fails when another version of Ray builds its callbacks elsewhere: the override would change nothing.
-    assert callbacks(TorchTrainer) - callbacks(GroupTrainer) == {"DatasetsCallback"}
+def test_after_an_error_of_the_trials_own_the_process_runs_the_next_one(job: TrialJob) -> None:
+    actor = TrialActor(config={"job": replace(job, entry="tests.search.engine.broken:own_error")})
+    messages = messages_of(actor)
+    assert messages[-1]["status"] == "failed"
+    assert actor.reset_config({"job": another(job, 1)})
+    assert messages_of(actor)[-1]["status"] == "finished"
+    actor.cleanup()
+
+
+def test_a_trial_that_lost_a_worker_is_not_its_own_failure(job: TrialJob) -> None:
+    actor = TrialActor(config={"job": replace(job, entry="tests.search.engine.broken:lost_peer")})
+    actor.step()
+    with pytest.raises(SpoiltProcessError) as raised:
+        actor.step()
+
+    assert raised.value.outcome["status"] == "lost"
+
+
+def test_a_trial_that_does_not_see_the_results_folder_fails_before_it_writes(
+    job: TrialJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cmp.search.engine.probe.sees.__defaults__", (0.0,))
+    actor = TrialActor(config={"job": replace(job, sign=job.plan.folder / "here-elsewhere")})
+    messages = messages_of(actor)
+    actor.cleanup()
+
+    assert messages[-1]["status"] == "failed"
+    assert "is not shared with this machine" in messages[-1]["reason"]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("entry", ["device_side_assert", "silent_device_side_assert"])
+def test_a_real_sticky_error_ends_the_process_also_where_the_trial_does_not_name_it(tmp_path: Path, entry: str) -> None:
+    """In a process of its own: nothing else can use the GPU in it any more."""
+    program = f"""
+import sys
+from pathlib import Path
+from cmp.search.engine.actor import SpoiltProcessError, TrialActor
+from cmp.search.engine.footprint import Footprint
+from cmp.search.engine.job import TrialJob
+from cmp.space.settings import TrialSettings, Window
+from cmp.train.session import TrialPlan
+
+folder = Path({str(tmp_path)!r})
+plan = TrialPlan(0, TrialSettings(model_string="m", dataset="d"), Window(16, 12), folder / "trials" / "0000")
+job = TrialJob(plan, Footprint(1, 1.0, 1.0), "test", "key", folder, entry="tests.search.engine.broken:{entry}")
+actor = TrialActor(config={{"job": job}})
+actor.step()
+try:
+    actor.step()
+except SpoiltProcessError as error:
+    print("spoilt:", error.outcome["status"])
+"""
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=200)
+
+    assert run.stdout.strip() == "spoilt: failed", run.stderr[-2000:]
 
 
 def test_a_report_survives_what_tune_does_to_its_nested_fields() -> None:
     from ray.tune.utils.util import flatten_dict
 
-    from cmp.search.engine.tuner import report_metrics
+    from cmp.search.engine.desk import report_metrics
 
     metrics = {"epoch": 4, "val_loss": 2.0, "nested": None, "text_curve": {"0": 3.0, "16": 2.5}}
 

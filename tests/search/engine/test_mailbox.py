@@ -67,28 +67,14 @@ def test_only_the_first_outcome_counts() -> None:
     post.put(outcome("out_of_memory"))
     post.put(outcome("failed"))
 
-    assert post.outcome() == outcome("out_of_memory")
+    assert post.wait_for_outcome(0.0)
     assert post.next() == outcome("out_of_memory")
     assert post.next(timeout_seconds=0.01) is None
 
 
-def test_a_listener_of_the_last_trial_does_not_stop_the_next_one() -> None:
-    """The mailbox of a group is used again; a thread that listened for the last trial's stop has to go away."""
+def test_who_waits_for_an_outcome_is_told_or_goes_on() -> None:
     post = Mailbox()
-    heard: list[bool] = []
-    listener = threading.Thread(target=lambda: heard.append(post.wait_for_stop()))
-    listener.start()
-    time.sleep(0.05)
-    post.reopen()
-    listener.join(10)
+    assert not post.wait_for_outcome(0.01)
+    threading.Timer(0.05, lambda: post.put(outcome("finished"))).start()
 
-    assert heard == [False]
-    assert not post.stopped()
-    assert post.outcome() is None
-
-
-def test_a_listener_hears_the_wish_to_stop() -> None:
-    post = Mailbox()
-    threading.Timer(0.05, post.stop).start()
-
-    assert post.wait_for_stop() is True
+    assert post.wait_for_outcome(5)

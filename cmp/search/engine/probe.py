@@ -1,0 +1,112 @@
+"""What a machine must have to run trials, and looking for it there. The functions here run on the machine in question.
+
+They import next to nothing: a look costs a second, most of it Ray's own process.
+"""
+
+import hashlib
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from cmp.search.engine.process import enter
+from cmp.space.cache_root import cache_root
+from cmp.space.settings import TrialSettings, Window
+
+# Of a weight file, this much from each end goes into the fingerprint, with its size: whole files take seconds.
+FINGERPRINT_BYTES = 2**20
+
+# A network file system may show a new file a little later.
+FILE_PATIENCE_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What all trials of a search need from a machine.
+
+    Args:
+        settings: of any trial; they name the data and the model.
+        window: how the space cuts documents.
+        directory: where relative paths start.
+        results: where results go, as people know it.
+        sign: a file that this search has just written there; None where results go to a store.
+        model_folder: where the model is, as the space says it; None for one of the hub.
+        model_fingerprint: of the files in it.
+        tokens: name of the folder of tokens in the data root.
+        data_fingerprint: of the tokens and how they are cut.
+    """
+
+    settings: TrialSettings
+    window: Window
+    directory: Path
+    results: str
+    sign: Path | None
+    model_folder: Path | None
+    model_fingerprint: str
+    tokens: str
+    data_fingerprint: str
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What a look at a machine has found.
+
+    Args:
+        sees_results: what the search writes is there.
+        lack: what keeps trials from running there; None where nothing does.
+        has_tokens: the data have been tokenized there.
+    """
+
+    sees_results: bool
+    lack: str | None
+    has_tokens: bool
+
+
+def look(needs: Needs) -> Findings:
+    """Look at this machine."""
+    enter(needs.directory)
+    tokens = cache_root(needs.settings.data_root) / "tokens" / needs.tokens / "facts.json"
+    return Findings(sees(needs.sign), _lack(needs), tokens.is_file())
+
+
+def prepare(needs: Needs) -> str | None:
+    """Tokenize the data on this machine, which does not share the data root; returns what is wrong with them."""
+    from cmp.train.data import prepare_data
+
+    enter(needs.directory)
+    if prepare_data(needs.settings, needs.window).fingerprint != needs.data_fingerprint:
+        return f"its {needs.settings.dataset} is not the one here"
+    return None
+
+
+def sees(sign: Path | None, patience_seconds: float = FILE_PATIENCE_SECONDS) -> bool:
+    """Is the file here that the search has written?"""
+    end = time.monotonic() + patience_seconds
+    while sign is not None and not sign.exists():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.1)
+    return True
+
+
+def _lack(needs: Needs) -> str | None:
+    folder = needs.model_folder
+    if folder is None:
+        return None
+    if not (folder.expanduser() / "config.json").is_file():
+        return f"it has no model in {folder}"
+    if folder_fingerprint(folder.expanduser()) != needs.model_fingerprint:
+        return f"its model in {folder} is not the one here"
+    return None
+
+
+def folder_fingerprint(folder: Path) -> str:
+    """Of a model's files: their names, sizes, and both ends."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*")):
+        if path.suffix in (".safetensors", ".bin") or path.name == "config.json":
+            digest.update(f"{path.name} {path.stat().st_size}\n".encode())
+            with path.open("rb") as file:
+                digest.update(file.read(FINGERPRINT_BYTES))
+                file.seek(max(0, path.stat().st_size - FINGERPRINT_BYTES))
+                digest.update(file.read())
+    return digest.hexdigest()[:24]
