@@ -49,9 +49,7 @@ def score_on_test(
         folder.best.absolute(),
     )
     try:
-        scores = run_task(
-            work, footprint, must_leave=must_leave, timeout_seconds=TIMEOUT_SECONDS, avoided=avoided
-        )
+        scores = run_task(work, footprint, must_leave=must_leave, timeout_seconds=TIMEOUT_SECONDS, avoided=avoided)
     except TaskError as error:
         logger.warning("no scores on the test split: %s", error)
         return None

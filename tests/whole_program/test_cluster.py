@@ -14,7 +14,7 @@ from tests.whole_program.machines import machines, needs_root, wait_in
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
-SHORT = {"n_epochs": 3, "search": {"num_samples": 6, "min_peers": 6}}
+SHORT = {"n_epochs": 3, "search": {"control": False, "num_samples": 6, "min_peers": 6}}
 
 
 def places(search: Search) -> Counter[str]:
@@ -25,7 +25,7 @@ def places(search: Search) -> Counter[str]:
 def test_a_search_uses_the_nodes_of_a_cluster_and_survives_the_loss_of_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    search = Search(tmp_path, {"n_epochs": 6, "search": {"num_samples": 4, "min_peers": 4}})
+    search = Search(tmp_path, {"n_epochs": 6, "search": {"control": False, "num_samples": 4, "min_peers": 4}})
     with machines(tmp_path, monkeypatch, epoch_seconds=1.0) as cluster:
         cluster.add("first")
         cluster.add("second")
@@ -82,7 +82,7 @@ def test_a_node_that_fails_trials_before_their_first_epoch_is_avoided(
 def test_a_search_whose_trials_all_fail_before_their_first_epoch_stops_and_goes_on_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    search = Search(tmp_path, {"n_epochs": 2, "search": {"num_samples": 12, "min_peers": 12}})
+    search = Search(tmp_path, {"n_epochs": 2, "search": {"control": False, "num_samples": 12, "min_peers": 12}})
     monkeypatch.setenv("CRASH_FAILS", "1")
     with machines(tmp_path, monkeypatch) as cluster:
         cluster.add("one")
@@ -109,7 +109,7 @@ def test_a_group_that_loses_a_node_waits_for_it_and_costs_no_trial(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`workers: 2` on two nodes of one CPU: trials 0, 1, 2 failed one after the other with a ControllerError."""
-    settings = {"n_epochs": 4, "search": {"num_samples": 3, "min_peers": 3}}
+    settings = {"n_epochs": 4, "search": {"control": False, "num_samples": 3, "min_peers": 3}}
     search = Search(tmp_path, {**settings, "resources": {"workers": 2, "cpus_per_worker": 1}})
     with machines(tmp_path, monkeypatch, epoch_seconds=1.0) as cluster:
         cluster.add("left")
@@ -185,7 +185,7 @@ def test_data_are_tokenized_once_on_each_node_that_does_not_share_them(
 def test_nodes_that_join_are_used_and_a_head_without_cpus_is_no_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    search = Search(tmp_path, {"n_epochs": 3, "search": {"num_samples": 6, "min_peers": 6}})
+    search = Search(tmp_path, {"n_epochs": 3, "search": {"control": False, "num_samples": 6, "min_peers": 6}})
     with machines(tmp_path, monkeypatch, epoch_seconds=1.0) as cluster:
         run = cluster.start(search, epoch_seconds=1.0)
         wait_in(run, lambda: "Waiting for 1 more CPU" in run.text())
@@ -204,7 +204,9 @@ def test_trials_on_a_node_that_is_told_to_go_write_checkpoints_and_move(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A spot machine gets a notice; with a checkpoint inside the epoch no loop is done twice."""
-    search = Search(tmp_path, {"n_epochs": 3, "n_train_loops": 8, "search": {"num_samples": 2, "min_peers": 2}})
+    search = Search(
+        tmp_path, {"n_epochs": 3, "n_train_loops": 8, "search": {"control": False, "num_samples": 2, "min_peers": 2}}
+    )
     with machines(tmp_path, monkeypatch, epoch_seconds=3.0) as cluster:
         cluster.add("spot")
         run = cluster.start(search, epoch_seconds=3.0)

@@ -10,7 +10,7 @@ from tests.whole_program.harness import Search
 from tests.whole_program.machines import machines, needs_root, wait_in
 
 # Suggestions that do not wait for results, and nobody stopped early: so every trial is the same in both searches.
-TWELVE = {"n_epochs": 4, "search": {"num_samples": 12, "startup_trials": 12, "min_peers": 12}}
+TWELVE = {"n_epochs": 4, "search": {"control": False, "num_samples": 12, "startup_trials": 12, "min_peers": 12}}
 
 
 @needs_root

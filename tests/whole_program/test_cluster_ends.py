@@ -16,7 +16,10 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 def test_a_stop_reaches_trials_on_other_nodes_through_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file on NFS took up to a minute; a batch system waits for seconds. The checkpoint is inside the epoch."""
-    search = Search(tmp_path, {"n_epochs": 2, "n_train_loops": 100_000, "search": {"num_samples": 2, "min_peers": 2}})
+    search = Search(
+        tmp_path,
+        {"n_epochs": 2, "n_train_loops": 100_000, "search": {"control": False, "num_samples": 2, "min_peers": 2}},
+    )
     with machines(tmp_path, monkeypatch) as cluster:
         cluster.add("far")
         run = cluster.start(search)
@@ -38,7 +41,7 @@ def test_a_head_that_dies_has_an_exit_code_of_its_own_and_the_line_that_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ray's library ended the program with code 1 after 61 s, and said nothing."""
-    search = Search(tmp_path, {"n_epochs": 500, "search": {"num_samples": 2, "min_peers": 2}})
+    search = Search(tmp_path, {"n_epochs": 500, "search": {"control": False, "num_samples": 2, "min_peers": 2}})
     with machines(tmp_path, monkeypatch, epoch_seconds=0.5) as cluster:
         cluster.add("worker")
         run = cluster.start(search, epoch_seconds=0.5)
@@ -56,7 +59,7 @@ def test_a_head_that_dies_has_an_exit_code_of_its_own_and_the_line_that_goes_on(
 
 
 def test_a_trial_that_falls_silent_is_ended_and_started_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    search = Search(tmp_path, {"n_epochs": 4, "search": {"num_samples": 1}})
+    search = Search(tmp_path, {"n_epochs": 4, "search": {"control": False, "num_samples": 1}})
     with machines(tmp_path, monkeypatch, epoch_seconds=1.0) as cluster:
         cluster.add("worker")
         run = cluster.start(search, epoch_seconds=1.0, CRASH_PATIENCE="5")
@@ -72,7 +75,11 @@ def test_a_trial_that_falls_silent_is_ended_and_started_again(tmp_path: Path, mo
 
 def test_a_group_keeps_no_process_that_does_not_train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Driver, controller, mailbox and cleaner took about 1.5 GB per trial."""
-    settings = {"n_epochs": 500, "search": {"num_samples": 1}, "resources": {"workers": 2, "cpus_per_worker": 1}}
+    settings = {
+        "n_epochs": 500,
+        "search": {"control": False, "num_samples": 1},
+        "resources": {"workers": 2, "cpus_per_worker": 1},
+    }
     search = Search(tmp_path, settings)
     with machines(tmp_path, monkeypatch, epoch_seconds=0.5) as cluster:
         cluster.add("left")

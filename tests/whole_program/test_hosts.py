@@ -115,7 +115,9 @@ def test_a_search_on_two_machines_as_the_recipe_says(hosts: tuple[Host, Host], t
     first, second = hosts
     if has_token:
         write_token(first, TOKEN)
-    search = Search(tmp_path, {"n_epochs": 3, "n_train_loops": 60, "search": {"num_samples": 6, "min_peers": 6}})
+    search = Search(
+        tmp_path, {"n_epochs": 3, "n_train_loops": 60, "search": {"control": False, "num_samples": 6, "min_peers": 6}}
+    )
     keep_running(first, typed("first", first))
     join = typed("second", first) if has_token else typed("second", first).splitlines()[-1]
     keep_running(second, join)
@@ -131,7 +133,7 @@ def test_a_search_on_two_machines_as_the_recipe_says(hosts: tuple[Host, Host], t
 def test_a_group_over_two_machines_finds_its_workers(hosts: tuple[Host, Host], tmp_path: Path) -> None:
     """Gloo would listen at the address that the host's own name resolves to, which here is nobody's."""
     first, second = hosts
-    settings = {"n_epochs": 2, "search": {"num_samples": 2, "min_peers": 2}}
+    settings = {"n_epochs": 2, "search": {"control": False, "num_samples": 2, "min_peers": 2}}
     search = Search(tmp_path, {**settings, "resources": {"workers": 2, "cpus_per_worker": 1}})
     keep_running(first, typed("first", first))
     keep_running(second, typed("second", first).splitlines()[-1])
@@ -165,7 +167,7 @@ def test_without_the_token_a_machine_is_told_what_to_copy(hosts: tuple[Host, Hos
 def test_a_machine_with_a_token_uses_a_cluster_that_asks_for_none(hosts: tuple[Host, Host], tmp_path: Path) -> None:
     """Its processes would ask everybody for it, and all trials die before they begin."""
     first, second = hosts
-    search = Search(tmp_path, {"n_epochs": 2, "search": {"num_samples": 2, "min_peers": 2}})
+    search = Search(tmp_path, {"n_epochs": 2, "search": {"control": False, "num_samples": 2, "min_peers": 2}})
     keep_running(first, typed("first", first))
     write_token(second, TOKEN)
     keep_running(second, f"RAY_AUTH_MODE=disabled {typed('second', first).splitlines()[-1]}")
