@@ -5,7 +5,8 @@ wrong layer shows before the data is tokenized.
 """
 
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cmp.objects import is_url
@@ -88,8 +89,9 @@ def _survey(space: Space, sampled: dict[str, Any], plan: Plan, cluster: Cluster,
     ready = Preparation({"model": model_fingerprint(settings.model_string)}, summary, settings)
     roster = Roster(plan.footprint, cluster.sight)
     roster.look()
-    with sign_in(space.results_folder.parent.absolute()) as sign:
-        return Readiness(ready.needs(space.window, str(space.results_folder), sign), roster, print).survey()
+    place = space.results_place
+    with nullcontext(None) if is_url(place) else sign_in(Path(place).parent.absolute()) as sign:
+        return Readiness(ready.needs(space.window, place, sign), roster, print).survey()
 
 
 def _data_summary(space: Space, sampled: dict[str, Any]) -> "DataSummary":

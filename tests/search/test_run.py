@@ -105,8 +105,8 @@ def test_a_cluster_that_is_gone_is_not_started_again_and_has_an_exit_code_of_its
 def test_nothing_is_moved_aside_before_the_cluster_answers(tmp_path: Path) -> None:
     space = make_space()
     space.fixed["save_root"] = str(tmp_path)
-    space.results_folder.mkdir()
-    (space.results_folder / "journal.jsonl").touch()
+    (tmp_path / "fake").mkdir()
+    (tmp_path / "fake" / "journal.jsonl").touch()
     with pytest.raises(UserError, match="nobody answers at 127"):
         run.run_search(space, address="127.0.0.1:1", fresh=True, console=Console(record=True))
 
