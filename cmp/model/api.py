@@ -14,6 +14,7 @@ from cmp.model.backbone import Backbone
 from cmp.model.batch import Batch, View
 from cmp.model.compression import CompressionModel, Task
 from cmp.model.generation import GREEDY, continuation_text, generate_after_memory, generate_after_tokens
+from cmp.model.loading import LoadOptions
 from cmp.model.memory import Memories
 from cmp.model.pieces import Memory, Texts, is_single, joined, padded, rows_by_key, token_rows
 from cmp.model.saving import (
@@ -28,7 +29,6 @@ from cmp.model.saving import (
     read_tensors,
     save_compressor,
 )
-from cmp.model.surgery import UnsupportedModelError
 from cmp.space.settings import TrialSettings
 
 __all__ = ["Compressor", "CompressorError", "Memory", "TextLosses", "save_compressor"]
@@ -383,8 +383,8 @@ def _load_backbone(
     device = device or ("cuda" if gpu else "cpu")
     dtype = str(torch_dtype).removeprefix("torch.")
     try:
-        return Backbone.load(place, torch_dtype=dtype, device=device, model_parallel=spread)
-    except (OSError, UnsupportedModelError) as error:
+        return Backbone.load(place, LoadOptions(torch_dtype=dtype, device=device, model_parallel=spread))
+    except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise CompressorError(
             f"{place}: the backbone cannot be loaded ({reason}); give its place as backbone"

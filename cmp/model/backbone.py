@@ -10,21 +10,20 @@ vocabulary.
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from cmp.model.batch import Batch, Stretch, TokenScores, joined, padded_left, padded_right, prompt_of
 from cmp.model.head import find_head
+from cmp.model.loading import DEFAULT_OPTIONS, LoadOptions, load_model, load_tokenizer, max_positions
 from cmp.model.losses import token_scores
-from cmp.model.names import hub_commit, pinned, revision_option, split_revision
+from cmp.model.names import hub_commit, pinned, split_revision
 from cmp.model.surgery import (
     UnsupportedModelError,
     find_stack,
@@ -34,9 +33,7 @@ from cmp.model.surgery import (
     text_config,
     truncated,
 )
-from cmp.space.layers import ModelFacts
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 FINGERPRINT_SAMPLES_PER_TENSOR = 512
 EMBEDDING_SAMPLES = 8192
 
@@ -124,7 +121,7 @@ class Backbone:
         self.config: Any = text_config(model)
         config = self.config
         self.n_layers: int = config.num_hidden_layers
-        self.max_positions: int | None = _max_positions(config)
+        self.max_positions: int | None = max_positions(config)
         self.device = _execution_device(self._embedding)
         self.is_spread = any(hasattr(module, "_hf_hook") for module in self._stack.modules())
         self.dtype: torch.dtype = next(parameter.dtype for parameter in model.parameters())
@@ -143,39 +140,23 @@ class Backbone:
         self.identity = BackboneId(name, revision, _fingerprint(model))
 
     @classmethod
-    def load(
-        cls,
-        model_string: str,
-        *,
-        torch_dtype: str = "auto",
-        device: torch.device | str = "cpu",
-        model_parallel: bool = False,
-        device_map: Mapping[str, Any] | None = None,
-        offload_folder: Path | None = None,
-    ) -> "Backbone":
+    def load(cls, model_string: str, options: LoadOptions = DEFAULT_OPTIONS) -> "Backbone":
         """Load a model and its tokenizer.
 
         Args:
-            model_string: hub id (with @revision to pin it), local folder, or a built-in name ("pydoc", "pydoc-tiny").
-            torch_dtype: "auto" is bfloat16 on a GPU that is good at it, else float32.
-            device: where the model goes, unless `model_parallel`.
-            model_parallel: spread the blocks over all visible devices (`device_map="auto"`).
-            device_map: an explicit map in place of "auto", from module path to device, "cpu" or "disk".
-            offload_folder: where weights go that the map sends to "disk".
+            model_string: hub id (with @revision to pin it), local folder, GGUF file, or a built-in name ("pydoc",
+                "pydoc-tiny").
+            options: precision, devices.
 
         Raises:
             OSError: the model or tokenizer is not there, or the hub cannot be reached.
+            ValueError: its files are damaged, or not of a causal LM that transformers knows.
             UnsupportedModelError: the model is not a decoder-only transformer that can be cut.
+            UserError: a package is missing.
         """
-        device = torch.device(device)
         name, commit = split_revision(model_string)[0], hub_commit(model_string)
-        options: dict[str, Any] = {"dtype": resolve_dtype(torch_dtype, device), **revision_option(commit)}
-        if model_parallel or device_map is not None:
-            options |= {"device_map": dict(device_map) if device_map else "auto", "offload_folder": offload_folder}
-        model: nn.Module = AutoModelForCausalLM.from_pretrained(resolve_model_string(name), **options)
-        if "device_map" not in options:
-            model = model.to(device)
-        return cls(model, load_tokenizer(pinned(model_string, commit)), name, commit)
+        place = pinned(model_string, commit)
+        return cls(load_model(place, options), load_tokenizer(place), name, commit)
 
     def embed(self, ids: torch.Tensor) -> torch.Tensor:
         """(B, T) token ids to (B, T, H) input embeddings, as the family itself scales them."""
@@ -465,57 +446,6 @@ def cache_of(pairs: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> DynamicCache
         layer.dtype, layer.device, layer.is_initialized = keys.dtype, keys.device, True
         cache.layers.append(layer)
     return cache
-
-
-def resolve_model_string(model_string: str, *, weights: bool = True) -> str:
-    """A built-in name to the folder that holds it; anything else as it is. Without `weights` nothing is trained."""
-    if not model_string.startswith("pydoc"):
-        return model_string
-    from cmp.model.pydoc import resolve
-
-    return resolve(model_string, weights=weights)
-
-
-def resolve_dtype(torch_dtype: str, device: torch.device) -> torch.dtype:
-    """ "auto" is bfloat16 where the device computes in it, else float32."""
-    if torch_dtype != "auto":
-        return DTYPES[torch_dtype]
-    return (
-        torch.bfloat16
-        if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-        else torch.float32
-    )
-
-
-def auto_precision(device: str) -> str | None:
-    """What "auto" means on a kind of device ("cpu", "cuda"); None where this process has none."""
-    if device == "cuda" and not torch.cuda.is_available():
-        return None
-    return dtype_name(resolve_dtype("auto", torch.device(device)))
-
-
-def dtype_name(dtype: torch.dtype) -> str:
-    """As in the setting `torch_dtype`."""
-    return str(dtype).removeprefix("torch.")
-
-
-def load_tokenizer(model_string: str) -> Any:
-    """The tokenizer of a model, by the same name as the model."""
-    name, revision = split_revision(model_string)
-    return AutoTokenizer.from_pretrained(resolve_model_string(name, weights=False), **revision_option(revision))
-
-
-def model_facts(model_string: str) -> ModelFacts:
-    """Layers, positions and vocabulary from the configuration alone; no weights are read."""
-    name, revision = split_revision(model_string)
-    config = AutoConfig.from_pretrained(resolve_model_string(name, weights=False), **revision_option(revision))
-    config = config.get_text_config(decoder=True)
-    return ModelFacts(config.num_hidden_layers, _max_positions(config), config.vocab_size)
-
-
-def _max_positions(config: Any) -> int | None:
-    """None where positions are relative biases (ALiBi), which have no end."""
-    return getattr(config, "max_position_embeddings", None)
 
 
 def _bos_id(tokenizer: Any, config: Any) -> int:

@@ -69,15 +69,19 @@ def _parts(space: Space, address: str | None, fresh: bool) -> Iterator[list[str]
         sighting = Sighting(local_nodes()) if cluster is None else cluster.sight()
         plan = plan_for(space, sighting)
         yield describe_plan(plan)
-        yield describe_model(space, checked_model_facts(space))
+        model = checked_model_facts(space)
+        yield describe_model(space, model)
         summary = _data_summary(space, trials[0])
         yield describe_data(space, summary)
         yield describe_epoch(space, summary.train_windows)
         if cluster is not None:
-            yield ["", "Machines:", *(f"  {line}" for line in _survey(space, trials[0], plan, cluster, summary))]
+            settings = space.trial_settings(trials[0])
+            found = {"model": model_fingerprint(settings.model_string)}
+            ready = Preparation(found, summary, settings, model)
+            yield ["", "Machines:", *(f"  {line}" for line in _survey(space, ready, plan, cluster))]
 
 
-def _survey(space: Space, sampled: dict[str, Any], plan: Plan, cluster: Cluster, summary: "DataSummary") -> list[str]:
+def _survey(space: Space, ready: Preparation, plan: Plan, cluster: Cluster) -> list[str]:
     """What each machine of the cluster would run, and what it lacks.
 
     Raises:
@@ -85,8 +89,6 @@ def _survey(space: Space, sampled: dict[str, Any], plan: Plan, cluster: Cluster,
     """
     from cmp.search.engine.readiness import Readiness, sign_in
 
-    settings = space.trial_settings(sampled)
-    ready = Preparation({"model": model_fingerprint(settings.model_string)}, summary, settings)
     roster = Roster(plan.footprint, cluster.sight)
     roster.look()
     place = space.results_place

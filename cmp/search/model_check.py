@@ -33,7 +33,7 @@ def facts_of(model_string: str, setting: str = "model_string") -> ModelFacts:
     Raises:
         UserError: there is no such model, the hub cannot be reached, or its config is not one of a language model.
     """
-    from cmp.model.backbone import model_facts
+    from cmp.model.loading import model_facts
 
     # Each of its retries is a warning of two lines; the error that comes in the end says it all.
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)

@@ -4,6 +4,7 @@ Left to each process, a mixed cluster, or a search that goes on elsewhere, would
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
 from cmp.search.engine.footprint import Footprint
 from cmp.space.errors import UserError
@@ -16,6 +17,7 @@ def precision_facts(
     space: Space,
     noted: Mapping[str, str],
     footprint: Footprint,
+    width: int,
     must_leave: Callable[[], bool],
     avoided: frozenset[str] = frozenset(),
 ) -> dict[str, str]:
@@ -25,30 +27,32 @@ def precision_facts(
         space: what will be searched.
         noted: facts of earlier sessions: what they settled stays.
         footprint: of a trial: the kind of device it runs on.
+        width: of the model.
         must_leave: True once the user wants to go.
         avoided: nodes on which no trial may run.
 
     Raises:
         UserError: no worker could be asked.
     """
-    from cmp.model.backbone import auto_precision
+    from cmp.model.loading import auto_precision
 
     if "auto" not in space.values("torch_dtype"):
         return {}
-    found = noted.get("torch_dtype") or auto_precision("cuda" if footprint.gpus_per_worker else "cpu")
-    found = found or _ask_worker(footprint, must_leave, avoided)
+    found = noted.get("torch_dtype") or auto_precision("cuda" if footprint.gpus_per_worker else "cpu", width)
+    found = found or _ask_worker(footprint, width, must_leave, avoided)
     return {} if found is None else {"torch_dtype": found}
 
 
-def _ask_worker(footprint: Footprint, must_leave: Callable[[], bool], avoided: frozenset[str]) -> str | None:
+def _ask_worker(
+    footprint: Footprint, width: int, must_leave: Callable[[], bool], avoided: frozenset[str]
+) -> str | None:
     """For a driver without the trials' kind of device; None where the user went meanwhile."""
-    from cmp.model.backbone import auto_precision
+    from cmp.model.loading import auto_precision
     from cmp.search.engine.task import TaskError, run_task
 
     try:
-        answer = run_task(
-            auto_precision, footprint, must_leave=must_leave, timeout_seconds=ASK_TIMEOUT_SECONDS, avoided=avoided
-        )
+        work = partial(auto_precision, width=width)
+        answer = run_task(work, footprint, must_leave=must_leave, timeout_seconds=ASK_TIMEOUT_SECONDS, avoided=avoided)
     except TaskError as error:
         raise UserError("torch_dtype", f"auto could not be settled ({error}); name a precision") from error
     if answer is None and not must_leave():

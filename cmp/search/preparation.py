@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from cmp.search.engine.probe import Needs, folder_fingerprint
+from cmp.search.engine.probe import Needs, files_fingerprint
 from cmp.search.model_check import checked_model_facts
 from cmp.search.terminal.messages import say
+from cmp.space.layers import ModelFacts
 from cmp.space.settings import TrialSettings, Window
 from cmp.space.space import Space
 
@@ -27,11 +28,13 @@ class Preparation:
             change between sessions.
         data: counts of the data set.
         settings: of any trial: they name the model and the data.
+        model: what the model's configuration says.
     """
 
     facts: dict[str, str]
     data: "DataSummary"
     settings: TrialSettings
+    model: ModelFacts
 
     def needs(self, window: Window, results: str, sign: Path | None) -> Needs:
         """What another machine must have for trials to find it ready, too.
@@ -41,14 +44,14 @@ class Preparation:
             results: where results go, as people know it.
             sign: a file there, where that is on a disk.
         """
-        folder = Path(self.settings.model_string)
+        place = Path(self.settings.model_string)
         return Needs(
             settings=self.settings,
             window=window,
             directory=Path.cwd(),
             results=results,
             sign=sign,
-            model_folder=folder if folder.expanduser().is_dir() else None,
+            model_place=place if place.expanduser().exists() else None,
             model_fingerprint=self.facts["model"],
             tokens=self.data.cache.name,
             data_fingerprint=self.data.fingerprint,
@@ -69,11 +72,11 @@ def prepare(space: Space, console: Console, noted: Mapping[str, str]) -> Prepara
     from cmp.train.data import prepare_data
 
     settings = settled(space.trial_settings(space.sample(random.Random(0))), noted)
-    checked_model_facts(space, settings.model_string)
+    model = checked_model_facts(space, settings.model_string)
     facts = {"model": model_fingerprint(settings.model_string)}
     data = prepare_data(settled(settings, facts), space.window, progress=console.is_terminal)
     say(console, data_line(data))
-    return Preparation(facts | {"data": data.fingerprint}, data, settled(settings, facts))
+    return Preparation(facts | {"data": data.fingerprint}, data, settled(settings, facts), model)
 
 
 def settled(settings: TrialSettings, facts: Mapping[str, str]) -> TrialSettings:
@@ -106,8 +109,7 @@ def data_line(data: "DataSummary") -> str:
 
 def model_fingerprint(model_string: str) -> str:
     """What the weights are, without loading them: the hub's commit, or a hash of the folder's files."""
-    from cmp.model.backbone import resolve_model_string
-    from cmp.model.names import hub_commit
+    from cmp.model.names import hub_commit, resolve_model_string
 
-    folder = Path(resolve_model_string(model_string)).expanduser()
-    return folder_fingerprint(folder) if folder.is_dir() else hub_commit(model_string) or "unknown"
+    place = Path(resolve_model_string(model_string)).expanduser()
+    return files_fingerprint(place) if place.exists() else hub_commit(model_string) or "unknown"

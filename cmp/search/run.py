@@ -164,7 +164,9 @@ class _Search:
             roster.footprint = plan.footprint
             if not ledger.begun:
                 noted, leaving = noted_facts(ledger.history), lambda: interruption.requested
-                facts = preparation.facts | precision_facts(self.space, noted, plan.footprint, leaving, roster.avoided)
+                width = preparation.model.width
+                precision = precision_facts(self.space, noted, plan.footprint, width, leaving, roster.avoided)
+                facts = preparation.facts | precision
                 ledger.begin(resources=_record(plan), facts=facts, data=preparation.data.counts)
                 self._announce(cluster, plan)
             self._run_trials(ledger, plan, _Machines(cluster, roster, readiness), interruption)

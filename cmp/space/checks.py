@@ -36,7 +36,8 @@ _ACTS_WITH: dict[str, dict[str, tuple[Any, ...]]] = {
 }
 """A setting has an effect only where each of these others has one of these values."""
 
-_DATA_FILE = re.compile(r"[*?\[]|^[.~]?/|^\.\./|\.(txt|jsonl?|parquet|csv|gz|zst)$")
+_DATA_FILE = re.compile(r"[*?\[]|^[.~]?/|^\.\./|\.(txt|jsonl?|parquet|csv|gz|zst|gguf)$")
+_HUB_GGUF = re.compile(r"[\w-][\w.-]*/[\w.-]+/.+\.gguf")
 
 
 def check_space(space: Space, broken: AbstractSet[str] = frozenset()) -> list[Problem]:
@@ -213,7 +214,7 @@ def _why_not_writable(folder: Path) -> str | None:
 
 def _is_missing(source: str) -> bool:
     """Whether a text that can only be a local path leads nowhere; globs are left to the reader of the data."""
-    if not _DATA_FILE.search(source) or re.search(r"[*?\[]|://", source):
+    if not _DATA_FILE.search(source) or re.search(r"[*?\[]|://", source) or _HUB_GGUF.fullmatch(source):
         return False
     return not Path(source).expanduser().exists()
 

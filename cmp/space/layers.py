@@ -12,11 +12,13 @@ class ModelFacts:
         n_layers: blocks.
         max_positions: the longest sequence it can read, in tokens; None when there is no limit.
         vocab_size: entries of its vocabulary.
+        width: of its hidden states.
     """
 
     n_layers: int
     max_positions: int | None
     vocab_size: int
+    width: int
 
 
 def resolve_layer(cmp_layer: int | Literal["half"], n_layers: int) -> int:

@@ -25,7 +25,7 @@ class TrialSettings:
     """What one trial does. Lengths are in tokens; a loop is one micro-batch of `batch_size` sequences."""
 
     model_string: Annotated[
-        str, _Text, "the pretrained causal LM: hub id (with @revision), local folder, or built-in pydoc"
+        str, _Text, "the pretrained causal LM: hub id (with @revision), local folder, GGUF file, or built-in pydoc"
     ]
     dataset: Annotated[str, _Text, "openwebtext, glue, pydoc, a hub data set, or local files, folders and globs"]
     exp_name: Annotated[str, _Place, "results go to save_root/exp_name; the space file's name by default"] = "search"

@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from cmp.model.backbone import Backbone, dtype_name
+from cmp.model.backbone import Backbone
 from cmp.model.batch import Batch, TokenScores
+from cmp.model.loading import dtype_name
 from cmp.results.recovered import recovered_fraction
 from cmp.space.locks import one_at_a_time
 from cmp.space.settings import TrialSettings, Window

@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from cmp.model.backbone import Backbone, dtype_name
+from cmp.model.backbone import Backbone
 from cmp.model.compression import CompressionModel
+from cmp.model.loading import LoadOptions, dtype_name
 from cmp.model.saving import save_compressor
 from cmp.model.steps import LossStep, ScoreStep, recordings_for
 from cmp.store import failed_write_tolerated, replace_folder, restore_folder, write_json
@@ -230,14 +231,9 @@ def validate(trial: Trial) -> EpochReport:
 
 def _warm_backbone(plan: TrialPlan, device: torch.device) -> Backbone:
     settings = plan.settings
-    load = partial(
-        Backbone.load,
-        settings.model_string,
-        torch_dtype=settings.torch_dtype,
-        device=device,
-        model_parallel=settings.model_parallel,
-    )
-    return BACKBONES.get((settings.model_string, settings.torch_dtype, str(device), settings.model_parallel), load)
+    options = LoadOptions(settings.torch_dtype, str(device), settings.model_parallel)
+    key = (settings.model_string, options)
+    return BACKBONES.get(key, lambda: Backbone.load(*key))
 
 
 def _warm_data(plan: TrialPlan, backbone: Backbone) -> TrialData:

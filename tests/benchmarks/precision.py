@@ -2,7 +2,7 @@
 
 For every width a Llama-shaped model of four blocks, once in float32 and once in bfloat16, trains the same loops in one
 process, in turns. Printed is how many times faster bfloat16 is: for a training loop, and for a validation batch. It is
-where `cmp.model.backbone.resolve_dtype` has its rule from.
+where `cmp.model.loading.resolve_dtype` has its rule from.
 """
 
 import argparse

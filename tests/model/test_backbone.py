@@ -7,9 +7,10 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from cmp.model.backbone import Backbone, cache_pairs, load_tokenizer, model_facts, resolve_dtype
+from cmp.model.backbone import Backbone, cache_pairs
 from cmp.model.batch import Batch
 from cmp.model.compression import CompressionModel
+from cmp.model.loading import CPU_BFLOAT16_WIDTH, LoadOptions, load_tokenizer, model_facts, resolve_dtype
 from cmp.model.surgery import UnsupportedModelError
 from tests.model.families import NoTokenizer, settings, tiny_backbone, tiny_model
 from tests.model.test_families import counts, full_batch, padded_batch
@@ -102,7 +103,7 @@ def test_a_saved_model_loads_by_folder(tiny_model_folder: Path) -> None:
     assert backbone.bos_id == load_tokenizer(str(tiny_model_folder)).bos_token_id
     assert backbone.identity.name == str(tiny_model_folder)
     assert backbone.identity.revision is None
-    assert Backbone.load(str(tiny_model_folder), torch_dtype="bfloat16").dtype == torch.bfloat16
+    assert Backbone.load(str(tiny_model_folder), LoadOptions("bfloat16")).dtype == torch.bfloat16
 
 
 def test_bfloat16_backbones_train_float32_trainables() -> None:
@@ -119,9 +120,17 @@ def test_bfloat16_backbones_train_float32_trainables() -> None:
     )
 
 
-def test_auto_is_float32_on_a_cpu() -> None:
-    assert resolve_dtype("auto", torch.device("cpu")) == torch.float32
-    assert resolve_dtype("float16", torch.device("cpu")) == torch.float16
+def test_auto_is_bfloat16_on_a_cpu_that_computes_in_it_where_the_model_is_wide(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cpu, wide, narrow = torch.device("cpu"), CPU_BFLOAT16_WIDTH, CPU_BFLOAT16_WIDTH - 1
+    for able in ({"avx512_bf16": True, "amx_bf16": False}, {"amx_bf16": True}):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda able=able: able)
+        assert resolve_dtype("auto", cpu, wide) == torch.bfloat16
+        assert resolve_dtype("auto", cpu, narrow) == torch.float32
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": False, "avx2": True})
+    assert resolve_dtype("auto", cpu, wide) == torch.float32
+    assert resolve_dtype("float16", cpu, wide) == torch.float16
 
 
 def test_embedding_scale_is_that_of_what_the_blocks_are_given() -> None:

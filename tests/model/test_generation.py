@@ -126,7 +126,7 @@ def test_a_first_space_survives_tokenizers_that_drop_it() -> None:
     folder = Path(__file__).parent.parent.parent.parent / "shared" / "data" / "stories260K"
     if not folder.is_dir():
         pytest.skip("needs ../shared/data/stories260K, whose tokenizer drops a text's first space")
-    from cmp.model.backbone import load_tokenizer
+    from cmp.model.loading import load_tokenizer
 
     tokenizer = load_tokenizer(str(folder))
     prompt, new = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("Once upon a", "time"))

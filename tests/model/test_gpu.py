@@ -3,9 +3,10 @@ from typing import Any
 import pytest
 import torch
 
-from cmp.model.backbone import Backbone, resolve_dtype
+from cmp.model.backbone import Backbone
 from cmp.model.batch import Batch, View
 from cmp.model.compression import CompressionModel
+from cmp.model.loading import resolve_dtype
 from cmp.model.recording import CudaRecorder, Recordings
 from cmp.model.steps import LossStep, ScoreStep, recordings_for
 from tests.model.families import FAMILIES, NoTokenizer, settings, tiny_backbone, tiny_model
@@ -171,7 +172,7 @@ def test_a_loop_never_waits_for_the_device() -> None:
 
 
 def test_bfloat16_is_the_default_and_close_to_float32() -> None:
-    assert resolve_dtype("auto", torch.device("cuda")) == torch.bfloat16
+    assert resolve_dtype("auto", torch.device("cuda"), 64) == torch.bfloat16
     batch = full_batch().to(torch.device("cuda"))
     half = CompressionModel(on_gpu("llama", torch.bfloat16), settings(proj_cmpr=True), seed=0)
     full = CompressionModel(on_gpu("llama"), settings(proj_cmpr=True), seed=0)

@@ -6,6 +6,7 @@ import torch
 
 from cmp.model.backbone import Backbone
 from cmp.model.compression import CompressionModel
+from cmp.model.loading import LoadOptions
 from tests.model.families import settings, tiny_backbone, tiny_model
 from tests.model.test_families import counts, full_batch, gradients, padded_batch
 
@@ -36,7 +37,8 @@ def offloaded(family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **ex
     monkeypatch.setattr("cmp.model.backbone.load_tokenizer", lambda _: _Tokenizer())
     prefix, parts = MAPS[family]
     device_map = {f"{prefix}.{name}": device for name, device in parts.items()} | LAST[family] | extra
-    return Backbone.load(str(tmp_path / "model"), device_map=device_map, offload_folder=tmp_path / "offload")
+    options = LoadOptions(device_map=device_map, offload_folder=tmp_path / "offload")
+    return Backbone.load(str(tmp_path / "model"), options)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -72,7 +74,7 @@ def test_an_offloaded_model_has_the_fingerprint_of_the_whole(tmp_path: Path, mon
 
 
 def test_model_parallel_spreads_over_what_is_there(tiny_model_folder: Path) -> None:
-    spread = Backbone.load(str(tiny_model_folder), model_parallel=True)
+    spread = Backbone.load(str(tiny_model_folder), LoadOptions(model_parallel=True))
     whole = Backbone.load(str(tiny_model_folder))
     batch = full_batch()
     torch.testing.assert_close(spread.score_full_context(batch).nll.cpu(), whole.score_full_context(batch).nll)

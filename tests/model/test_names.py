@@ -7,7 +7,8 @@ import torch
 
 from cmp import Compressor
 from cmp.model.api import CompressorError
-from cmp.model.backbone import Backbone, load_tokenizer, model_facts
+from cmp.model.backbone import Backbone
+from cmp.model.loading import load_tokenizer, model_facts
 from cmp.model.names import hub_commit, pinned, split_revision
 from cmp.model.saving import read_config
 from tests.hub_cache import publish, use_cache

@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from cmp.model import pydoc, pydoc_text
-from cmp.model.backbone import load_tokenizer, model_facts
+from cmp.model.loading import load_tokenizer, model_facts
 from cmp.space.errors import UserError
 
 TINIEST = replace(pydoc.RECIPES["pydoc-tiny"], vocab_size=320, width=32, inner_width=64, steps=25, batch_size=4)

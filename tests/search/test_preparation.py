@@ -1,6 +1,7 @@
 """What a search settles before its first trial, and keeps: which commit, which precision."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from cmp.model import backbone
+from cmp.model import loading
 from cmp.results.folder import ResultsFolder
 from cmp.search.decide.identity import noted_facts
 from cmp.search.decide.ledger import Ledger
@@ -75,7 +76,7 @@ def test_a_trial_trains_and_saves_with_the_settled_commit(
 
 
 def facts_for(space: Space, noted: dict[str, str], footprint: Footprint = ON_CPU) -> dict[str, str]:
-    return precision_facts(space, noted, footprint, lambda: False)
+    return precision_facts(space, noted, footprint, 32, lambda: False)
 
 
 def test_auto_is_settled_once_and_a_search_that_goes_on_elsewhere_keeps_it(
@@ -109,8 +110,8 @@ def test_where_auto_is_one_of_several_precisions_it_is_settled_too(tiny_text_fil
 
 
 def answering(answer: object) -> Callable[..., object]:
-    def run_task(work: object, footprint: Footprint, **_: object) -> object:
-        assert (work, footprint) == (backbone.auto_precision, ON_GPU)
+    def run_task(work: partial[str], footprint: Footprint, **_: object) -> object:
+        assert (work.func, work.keywords, footprint) == (loading.auto_precision, {"width": 32}, ON_GPU)
         if isinstance(answer, Exception):
             raise answer
         return answer
@@ -131,7 +132,7 @@ def test_a_driver_without_a_gpu_asks_a_worker_that_has_one(
         monkeypatch.setattr(task, "run_task", answering(nothing))
         with pytest.raises(UserError, match=r"torch_dtype: auto could not be settled.*name a precision"):
             facts_for(space, {}, ON_GPU)
-    assert precision_facts(space, {}, ON_GPU, lambda: True) == {}, "the user has gone"
+    assert precision_facts(space, {}, ON_GPU, 32, lambda: True) == {}, "the user has gone"
 
 
 def test_the_first_sessions_facts_are_those_that_count(tmp_path: Path, tiny_text_file: Path) -> None:

@@ -10,7 +10,7 @@ from cmp.space.space import Space
 Load = Callable[..., Space]
 Problems = Callable[..., list[str]]
 
-GPT2 = ModelFacts(n_layers=12, max_positions=1024, vocab_size=50257)
+GPT2 = ModelFacts(n_layers=12, max_positions=1024, vocab_size=50257, width=768)
 
 
 @pytest.mark.parametrize(
@@ -142,7 +142,17 @@ def test_places_that_cannot_be_written_are_refused(problems: Problems, tmp_path:
     )
 
 
-@pytest.mark.parametrize("source", ["texts/a.txt", "./models/x", "/nowhere/at/all", "b.parquet", "~/no-such-folder"])
+@pytest.mark.parametrize("model", ["someone/some-GGUF/model.Q4_1.gguf", "someone/some"])
+def test_a_file_in_a_repository_of_the_hub_is_no_local_path(load: Load, model: str) -> None:
+    space = load(f"model_string: {model}\ndataset: openwebtext\n", whole=True)
+
+    assert space.fixed["model_string"] == model
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["texts/a.txt", "model.gguf", "./a/b/model.gguf", "./models/x", "/nowhere/at/all", "b.parquet", "~/no-such-folder"],
+)
 def test_a_local_source_that_is_not_there_is_named(problems: Problems, source: str) -> None:
     found = problems(f"model_string: gpt2\ndataset: {source}\n", whole=True)
 
@@ -233,7 +243,7 @@ def test_reconstruction_alone_reads_the_text_twice(load: Load) -> None:
 
 
 def test_a_model_without_a_limit_takes_any_length(load: Load) -> None:
-    bloom = ModelFacts(n_layers=24, max_positions=None, vocab_size=250880)
+    bloom = ModelFacts(n_layers=24, max_positions=None, vocab_size=250880, width=1024)
 
     assert check_against_model(load("cmp_len: 100000\n"), bloom) == []
 

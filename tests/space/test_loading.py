@@ -192,8 +192,8 @@ def test_what_meets_a_broken_setting_is_not_judged_by_its_default(problems: Prob
 
 def test_missing_settings_say_what_they_are(problems: Problems) -> None:
     assert problems("lr: 0.1\n", whole=True) == [
-        "x.yaml  model_string: missing; it is the pretrained causal LM: hub id (with @revision), local folder, or "
-        "built-in pydoc",
+        "x.yaml  model_string: missing; it is the pretrained causal LM: hub id (with @revision), local folder, "
+        "GGUF file, or built-in pydoc",
         "x.yaml  dataset: missing; it is openwebtext, glue, pydoc, a hub data set, or local files, folders and globs",
     ]
 

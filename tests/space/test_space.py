@@ -15,7 +15,7 @@ from cmp.space.space import Space
 
 Load = Callable[..., Space]
 SPACES = sorted((Path(__file__).parents[2] / "spaces").glob("*.yaml"))
-TINY = ModelFacts(n_layers=2, max_positions=128, vocab_size=260)
+TINY = ModelFacts(n_layers=2, max_positions=128, vocab_size=260, width=32)
 
 
 @pytest.fixture(params=SPACES, ids=lambda path: path.stem)

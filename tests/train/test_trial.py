@@ -343,7 +343,7 @@ def test_a_trial_that_goes_on_where_auto_is_another_precision_does_not_mix_the_t
     assert run_trial(plan, Scripted(stop_at_poll=20)).status == "interrupted"
     assert newest(plan)["owner"]["settings"]["torch_dtype"] == "float32"
     assert json.loads((plan.folder / "best" / "config.json").read_text())["settings"]["torch_dtype"] == "float32"
-    monkeypatch.setattr("cmp.model.backbone.resolve_dtype", lambda *_: torch.bfloat16)
+    monkeypatch.setattr("cmp.model.loading.resolve_dtype", lambda *_: torch.bfloat16)
     BACKBONES.clear()
 
     session = LocalSession()

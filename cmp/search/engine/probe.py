@@ -29,8 +29,8 @@ class Needs:
         directory: where relative paths start.
         results: where results go, as people know it.
         sign: a file that this search has just written there; None where results go to a store.
-        model_folder: where the model is, as the space says it; None for one of the hub.
-        model_fingerprint: of the files in it.
+        model_place: the folder or file that holds the model, as the space says it; None for one of the hub.
+        model_fingerprint: of its files.
         tokens: name of the folder of tokens in the data root.
         data_fingerprint: of the tokens and how they are cut.
     """
@@ -40,7 +40,7 @@ class Needs:
     directory: Path
     results: str
     sign: Path | None
-    model_folder: Path | None
+    model_place: Path | None
     model_fingerprint: str
     tokens: str
     data_fingerprint: str
@@ -89,21 +89,21 @@ def sees(sign: Path | None, patience_seconds: float = FILE_PATIENCE_SECONDS) -> 
 
 
 def _lack(needs: Needs) -> str | None:
-    folder = needs.model_folder
-    if folder is None:
+    if needs.model_place is None:
         return None
-    if not (folder.expanduser() / "config.json").is_file():
-        return f"it has no model in {folder}"
-    if folder_fingerprint(folder.expanduser()) != needs.model_fingerprint:
-        return f"its model in {folder} is not the one here"
+    place = needs.model_place.expanduser()
+    if not place.is_file() and not (place / "config.json").is_file():
+        return f"it has no model in {needs.model_place}"
+    if files_fingerprint(place) != needs.model_fingerprint:
+        return f"its model in {needs.model_place} is not the one here"
     return None
 
 
-def folder_fingerprint(folder: Path) -> str:
-    """Of a model's files: their names, sizes, and both ends."""
+def files_fingerprint(place: Path) -> str:
+    """Of a model's files, in a folder or the only one: their names, sizes, and both ends."""
     digest = hashlib.sha256()
-    for path in sorted(folder.glob("*")):
-        if path.suffix in (".safetensors", ".bin") or path.name == "config.json":
+    for path in [place] if place.is_file() else sorted(place.glob("*")):
+        if path.suffix in (".safetensors", ".bin", ".gguf") or path.name == "config.json":
             digest.update(f"{path.name} {path.stat().st_size}\n".encode())
             with path.open("rb") as file:
                 digest.update(file.read(FINGERPRINT_BYTES))

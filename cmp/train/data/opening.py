@@ -155,7 +155,7 @@ def _opened(cache: TokenCache, settings: TrialSettings, window: Window) -> Trial
 
 
 def _load_tokenizer(settings: TrialSettings) -> Any:
-    from cmp.model.backbone import load_tokenizer
+    from cmp.model.loading import load_tokenizer
 
     return load_tokenizer(settings.model_string)
 
