@@ -1,8 +1,10 @@
-"""Copy a trial's best compressor, with its card, out of a results folder.
+"""Copy a compressor, with its card, out of a results folder.
 
-    python -m cmp export results/demo --trial 7 --to my-compressor
+    python -m cmp export results/demo --to my-compressor                  # best/
+    python -m cmp export results/demo --trial 7 --to my-compressor        # a trial's best epoch
+    python -m cmp export results/demo --positions 8 --to my-compressor    # the best of at most 8 positions
 
-Without --trial it is the best trial's. The folder is checked before it is copied; nothing is overwritten.
+The folder is checked before it is copied; nothing is overwritten.
 """
 
 import argparse
@@ -11,34 +13,40 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from cmp.commands.shared import run
+from cmp.commands.shared import positive_int, run
 from cmp.results.best import NOTE
 from cmp.results.folder import ResultsFolder, trial_label
-from cmp.results.history import CONTROL
+from cmp.results.front import Front
+from cmp.results.history import CONTROL, History
+from cmp.results.journal import each_event
 from cmp.results.opening import reading
+from cmp.results.space_file import read_space_file
 from cmp.space.errors import UserError
+from cmp.space.space import Space
 
 
-def export(results: ResultsFolder, trial: int | None, target: Path) -> str:
+def export(results: ResultsFolder, trial: int | None, target: Path, positions: int | None = None) -> str:
     """Copy a compressor's folder.
 
     Args:
         results: the search's folder.
         trial: whose best epoch; None is the search's best.
         target: must not exist, or be empty.
+        positions: the lowest val_loss at no more than this price instead.
 
     Returns:
         The place that was copied.
 
     Raises:
-        UserError: no such trial, one that has no compressor, a damaged one, or a target that holds something.
+        UserError: no such trial, one that has no compressor, nothing at that price, a damaged one, or a target that
+            holds something.
     """
     from cmp.model.saving import CONFIG, add_control, opened, read_config, read_tensors
     from cmp.store import replace_folder
 
     if not results.has_history():
         raise UserError(None, f"{results}: not a results folder, it has no {results.journal.name}")
-    place = f"{results}/best" if trial is None else f"{results}/trials/{trial:04d}/best"
+    place = f"{results}/{_place(results, trial, positions)}"
     with opened(place) as source, opened(f"{results}/trials/{trial_label(CONTROL)}/best") as control:
         if not (source / CONFIG).is_file():
             raise _nothing_there(results, trial)
@@ -53,6 +61,18 @@ def export(results: ResultsFolder, trial: int | None, target: Path) -> str:
 
         replace_folder(target, write)
     return place
+
+
+def _place(results: ResultsFolder, trial: int | None, positions: int | None) -> str:
+    if positions is None:
+        return "best" if trial is None else f"trials/{trial:04d}/best"
+    history = History.from_events(each_event(results.journal))
+    front = Front.of(history, Space.from_dict(read_space_file(results.space)))
+    point = front.best_within(positions)
+    if point is not None:
+        return f"front/{point.positions}"
+    found = ", ".join(str(point.positions) for point in front.points()) or "nothing yet"
+    raise UserError("--positions", f"no compressor has at most {positions} positions; the front has: {found}")
 
 
 def _copy(source: Path, target: Path) -> None:
@@ -82,13 +102,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m cmp export", description="Copy a trial's best compressor, with its card, out of a search."
     )
     parser.add_argument("results", help="the search's results folder, or its URL")
-    parser.add_argument("--trial", type=int, help="its number; the best trial by default")
+    chosen = parser.add_mutually_exclusive_group()
+    chosen.add_argument("--trial", type=int, help="its number; the best trial by default")
+    chosen.add_argument("--positions", type=positive_int, metavar="N", help="the best of at most N positions")
     parser.add_argument("--to", required=True, help="the folder to make")
     args = parser.parse_args(arguments)
 
     def work() -> None:
         with reading(args.results) as results:
-            source = export(results, args.trial, Path(args.to))
+            source = export(results, args.trial, Path(args.to), args.positions)
         print(f"{source} -> {args.to}\n{Path(args.to) / 'README.md'} says what it is and how to use it.")
 
     return run(work)

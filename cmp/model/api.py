@@ -45,9 +45,10 @@ class TextLosses:
 class Compressor:
     """Turns texts into memories and goes on from them. Reading is thread-safe: nothing changes after loading."""
 
-    def __init__(self, model: CompressionModel, origin: Origin | None = None) -> None:
+    def __init__(self, model: CompressionModel, origin: Origin | None = None, n_cmps: int | None = None) -> None:
         self.model = model.requires_grad_(False).eval()
         self.origin = origin or Origin()
+        self.n_cmps = n_cmps or model.settings.n_cmps
 
     @classmethod
     def from_pretrained(
@@ -85,7 +86,7 @@ class Compressor:
             )
         model = CompressionModel(backbone, config.settings, config.settings.seed)
         _load_tensors(model, tensors, folder)
-        return cls(model, config.origin)
+        return cls(model, config.origin, config.n_cmps)
 
     @classmethod
     def text_control(cls, folder: str | Path, backbone: Backbone) -> "Compressor | None":
@@ -155,7 +156,8 @@ class Compressor:
             texts: a text, a list of texts, token ids of one or several, or a (T,) or (B, T) tensor of ids; ids come
                 without special tokens.
             attention_mask: (B, T), with a tensor of ids: non-zero on real tokens.
-            n_cmps: vectors of each piece, below the trained number for a compressor trained with `nested`; None is all.
+            n_cmps: vectors of each piece, any number up to the trained one for a compressor trained with `nested`; None
+                is all, or as many as its folder on the front stands for.
             batch_size: pieces that are read at once.
 
         Returns:
@@ -298,7 +300,8 @@ class Compressor:
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write config.json, compressor.safetensors and README.md."""
-        save_compressor(self.model, Path(folder), dataclasses.asdict(self.origin))
+        n_cmps = None if self.n_cmps == self.settings.n_cmps else self.n_cmps
+        save_compressor(self.model, Path(folder), dataclasses.asdict(self.origin), n_cmps)
 
     @torch.no_grad()
     def _loss(self, memory: Memory, text: Texts, token: torch.Tensor, per_token: bool, *, with_kept: bool) -> Any:
@@ -335,9 +338,9 @@ class Compressor:
         return Memories(part, n_pieces)
 
     def _trained_count(self, n_cmps: int | None) -> int:
-        """Vectors of a piece, as asked for or as trained."""
-        trained = self.settings.n_cmps
-        if n_cmps is None or n_cmps == trained:
+        """Vectors of a piece, as asked for, as the folder says or as trained."""
+        trained, n_cmps = self.settings.n_cmps, n_cmps or self.n_cmps
+        if n_cmps == trained:
             return trained
         if not self.settings.nested:
             raise CompressorError(f"n_cmps: trained for {trained} vectors only; other numbers need nested: true")

@@ -62,21 +62,28 @@ class Origin:
 
 @dataclass(frozen=True)
 class SavedConfig:
-    """What `config.json` says: the trial's settings, the backbone it belongs to and where it comes from."""
+    """What `config.json` says: the trial's settings, the backbone it belongs to and where it comes from.
+
+    `n_cmps` is how many vectors of each piece are made unless asked otherwise, where it is a part of the trained ones.
+    """
 
     settings: TrialSettings
     backbone: BackboneId
     origin: Origin
     tensors_sha256: str
+    n_cmps: int | None = None
 
 
-def save_compressor(model: "CompressionModel", folder: Path, extra: Mapping[str, Any] | None = None) -> None:
+def save_compressor(
+    model: "CompressionModel", folder: Path, extra: Mapping[str, Any] | None = None, n_cmps: int | None = None
+) -> None:
     """Write a compressor's folder; each file appears whole, the tensors first.
 
     Args:
         model: the compressor; only its own tensors are written.
         folder: made when missing; other files in it are left alone.
         extra: any of `Origin`'s fields, by name.
+        n_cmps: as in `SavedConfig`.
 
     Raises:
         TypeError: `extra` has a key that `Origin` has not.
@@ -86,7 +93,7 @@ def save_compressor(model: "CompressionModel", folder: Path, extra: Mapping[str,
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     with replacing(folder / TENSORS) as temporary:
         save_file(tensors, temporary, metadata={"format": "pt"})
-    config = SavedConfig(model.settings, model.backbone.identity, origin, _sha256(folder / TENSORS))
+    config = SavedConfig(model.settings, model.backbone.identity, origin, _sha256(folder / TENSORS), n_cmps)
     write_json(folder / CONFIG, _plain(config))
     card = model_card(config.settings, config.backbone, origin.trial, origin.metrics, origin.window, origin.data)
     write_text(folder / CARD, card)
@@ -154,6 +161,7 @@ def read_config(folder: Path, name: str = CONFIG) -> SavedConfig:
             backbone=BackboneId(**raw["backbone"]),
             origin=Origin(**raw["origin"]),
             tensors_sha256=str(raw["tensors_sha256"]),
+            n_cmps=raw.get("n_cmps"),
         )
     except KeyError as error:
         raise CompressorError(f"{folder / name}: corrupt, {error} is missing") from error

@@ -58,8 +58,8 @@ def answer(view: SearchView, saved: str | None) -> Markup:
         "interrupted": "When interrupted: ",
         "lost": "When its process went away: ",
     }.get(view.state, "")
-    return f"""<p class="lead">{partial}{_headline(view, view.best, view.best.best)}</p>
-{gauge(view.best.best)}
+    return f"""<p class="lead">{partial}{_headline(view, view.best, view.best_report)}</p>
+{gauge(view.best_report)}
 <div class="two"><div><h3>Best settings</h3>{_settings(view, view.best)}</div>
 <div><h3>Cost</h3>{tiles(view)}</div></div>
 {_use(view, saved) if saved else ""}{_state_note(view)}"""

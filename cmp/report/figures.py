@@ -5,12 +5,13 @@ trials costs milliseconds. Colours are names such as `@accent`; page.js fills in
 the layout that all plots share, and for `hovertext: trial` what there is to say of the trials in `customdata`.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from cmp.report import text
-from cmp.report.numbers import assign_slots, pareto_front, shown_range, thinned
+from cmp.report.numbers import assign_slots, pareto_front, shown_range, thinned, thinned_to
 from cmp.report.view import MOST_DRAWN, OUTCOMES, SearchView, TrialView
+from cmp.results.front import Point
 
 Figure = dict[str, Any]
 Variants = dict[str, Figure]
@@ -106,71 +107,69 @@ def tradeoff(view: SearchView, against: str) -> Variants:
 
     Args:
         view: the search.
-        against: `vectors` (fewer is cheaper) or `ratio` (more is cheaper).
+        against: `positions` (fewer is cheaper) or `ratio` (more is cheaper).
 
     Returns:
         Variants `val_loss` and `recovered`.
     """
     values, shapes, notes = bounds(view)
-    by_loss = _tradeoff(view, against, lambda t: t.loss, lower_is_better=True)
+    by_loss = _tradeoff(view, against, "val_loss", lower_is_better=True)
     by_loss["layout"] |= {"shapes": shapes, "annotations": notes}
     by_loss["layout"]["yaxis"] |= _axis_range([t.loss for t in view.scored], values)
     by_loss["layout"]["yaxis"]["title"] = {"text": "val_loss, nats per token"}
-    by_recovered = _tradeoff(view, against, _recovered, lower_is_better=False)
+    by_recovered = _tradeoff(view, against, "recovered", lower_is_better=False)
     by_recovered["layout"]["shapes"] = [level(0.0)[0], level(1.0)[0]]
     by_recovered["layout"]["yaxis"] |= {"title": {"text": "recovered"}, "tickformat": ".0%"}
     return {"val_loss": by_loss, "recovered": by_recovered}
 
 
-def _recovered(trial: TrialView) -> float | None:
-    return None if trial.best is None else trial.best.get("recovered")
+def _tradeoff(view: SearchView, against: str, quality: str, *, lower_is_better: bool) -> Figure:
+    def cost(report: dict[str, Any], positions: int) -> float:
+        return positions if against == "positions" else float(report.get("compression_ratio") or 0.0)
 
-
-def _cost(view: SearchView, against: str, trial: TrialView) -> float:
-    if against == "vectors" or trial.best is None:
-        return view.vectors(trial)
-    return float(trial.best.get("compression_ratio") or 0.0)
-
-
-def _tradeoff(
-    view: SearchView, against: str, quality: Callable[[TrialView], float | None], *, lower_is_better: bool
-) -> Figure:
-    shown = [t for t in view.scored if quality(t) is not None]
-    costs = [_cost(view, against, t) for t in shown]
-    qualities = [float(quality(t) or 0.0) for t in shown]
-    data = [_front(shown, costs, qualities, cheaper=1 if against == "vectors" else -1, lower=lower_is_better)]
-    drawn = {t.number for t in view.drawn}
+    made = [(p, cost(r, p.positions), r[quality]) for p, r in view.points if r.get(quality) is not None]
+    data = [_front(made, cheaper=1 if against == "positions" else -1, lower=lower_is_better)]
+    prefixes = [(p.trial, x, y) for p, x, y in made if p.is_prefix]
+    if prefixes:
+        data.append(_prefixes(thinned_to(prefixes, MOST_DRAWN)))
+    shown = [(t, t.best) for t in view.drawn if t.best and t.best.get(quality) is not None]
     for group in OUTCOMES:
-        chosen = [i for i, t in enumerate(shown) if t.group == group and t.number in drawn]
+        chosen = [(t, cost(r, view.positions(t)), r[quality]) for t, r in shown if t.group == group]
         if chosen:
-            points = [shown[i] for i in chosen]
-            data.append(markers(group, points, (costs[i] for i in chosen), (qualities[i] for i in chosen)))
-    if view.best in shown:
-        best = shown.index(view.best)
-        data.append(ring(costs[best], qualities[best]))
-    title = "memory vectors (fewer is cheaper)" if against == "vectors" else "compression ratio (more is cheaper)"
+            data.append(markers(group, [t for t, _, _ in chosen], (x for _, x, _ in chosen), (y for *_, y in chosen)))
+    best = view.best_point
+    if best is not None and (report := view.best_report).get(quality) is not None:
+        data.append(ring(cost(report, best.positions), report[quality]))
+    title = "positions, vectors and kept tokens (fewer is cheaper)"
+    title = title if against == "positions" else "compression ratio (more is cheaper)"
+    axis = _cost_axis([x for _, x, _ in made] or [1.0], doubling=against == "positions")
+    return {"data": data, "layout": {"xaxis": {"title": {"text": title}, **axis}, "yaxis": {}}}
+
+
+def _prefixes(points: Sequence[tuple[int, float, float]]) -> Figure:
+    """Nested trials with a part of their vectors; clicking one leads to the trial's row."""
     return {
-        "data": data,
-        "layout": {
-            "xaxis": {"title": {"text": title}, **_cost_axis(costs, doubling=against == "vectors")},
-            "yaxis": {},
-        },
+        "type": "scatter",
+        "mode": "markers",
+        "name": "part of a nested memory",
+        "x": [x for _, x, _ in points],
+        "y": [y for _, _, y in points],
+        "customdata": [number for number, _, _ in points],
+        "hovertemplate": "trial %{customdata}, its first vectors · %{x}, %{y:.3f}<extra></extra>",
+        "marker": {"color": "@accent", "symbol": "diamond-open", "size": 6},
     }
 
 
-def _front(
-    trials: Sequence[TrialView], costs: Sequence[float], qualities: Sequence[float], *, cheaper: int, lower: bool
-) -> Figure:
-    """The Pareto front as a staircase: the best that any trial reached at this cost or less."""
-    whole = [i for i, t in enumerate(trials) if not t.failed]
+def _front(made: Sequence[tuple[Point, float, float]], *, cheaper: int, lower: bool) -> Figure:
+    """The Pareto front as a staircase: the best that any compressor reached at this cost or less."""
     sign = 1 if lower else -1
-    front = [whole[i] for i in pareto_front([cheaper * costs[i] for i in whole], [sign * qualities[i] for i in whole])]
+    front = [made[i] for i in pareto_front([cheaper * x for _, x, _ in made], [sign * y for *_, y in made])]
     return {
         "type": "scatter",
         "mode": "lines",
         "name": "Pareto front",
-        "x": [costs[i] for i in front],
-        "y": [qualities[i] for i in front],
+        "x": [x for _, x, _ in front],
+        "y": [y for *_, y in front],
         "line": {"shape": "hv", "color": "@best", "width": 2},
         "hoverinfo": "skip",
     }
@@ -189,17 +188,6 @@ def _cost_axis(costs: Sequence[float], *, doubling: bool) -> Figure:
 def _axis_range(values: Sequence[float], always: Sequence[float]) -> Figure:
     shown = shown_range(values, always)
     return {} if shown is None else {"range": list(shown)}
-
-
-def best_per_vectors(view: SearchView) -> list[tuple[TrialView, bool]]:
-    """The best trial for each number of vectors, fewest first, and whether it is on the Pareto front."""
-    best: dict[int, TrialView] = {}
-    for trial in view.scored:
-        if not trial.failed:
-            best.setdefault(view.vectors(trial), trial)
-    rows = [best[vectors] for vectors in sorted(best)]
-    front = set(pareto_front([view.vectors(t) for t in rows], [t.loss for t in rows]))
-    return [(trial, index in front) for index, trial in enumerate(rows)]
 
 
 def curves(view: SearchView) -> Variants:
@@ -234,7 +222,7 @@ def _within(trials: Sequence[TrialView], most_points: int) -> list[TrialView]:
     """Evenly spaced trials, in their order, whose curves have about so many points together."""
     points = sum(len(t.points) for t in trials)
     most = len(trials) if points <= most_points else max(1, len(trials) * most_points // points)
-    return [trials[index] for index in thinned(len(trials), most)]
+    return thinned_to(trials, most)
 
 
 def _curve_group(view: SearchView, drawn: Sequence[TrialView], group: str, crowded: bool) -> Figure:

@@ -2,9 +2,11 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+
+Value = TypeVar("Value")
 
 MIN_TRIALS = 6
 """Below this many scored trials, leave-one-out scores are mostly chance."""
@@ -132,6 +134,11 @@ def thinned(length: int, most: int, *, always: int = 0) -> list[int]:
         return list(range(length))
     spread = np.linspace(always, length - 1, most - always)
     return [*range(always), *(int(index) for index in spread)]
+
+
+def thinned_to(values: Sequence[Value], most: int) -> list[Value]:
+    """At most so many of them, evenly spaced."""
+    return [values[index] for index in thinned(len(values), most)]
 
 
 def shortened(values: Sequence[Any], digits: int = 6) -> list[Any]:

@@ -137,7 +137,7 @@ def _files(results: ResultsFolder) -> list[str]:
 def _plotted(view: SearchView, plots: dict[str, Variants]) -> list[tuple[str, str, Markup]]:
     found = setting_figures.ranked_settings(view)
     timeline, n_slots = figures.timeline(view)
-    plots["tradeoff-vectors"] = figures.tradeoff(view, "vectors")
+    plots["tradeoff-positions"] = figures.tradeoff(view, "positions")
     plots["tradeoff-ratio"] = figures.tradeoff(view, "ratio")
     plots["curves"] = figures.curves(view)
     if found:

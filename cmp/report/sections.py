@@ -1,11 +1,11 @@
 """The sections of plots below the answer, in words; each returns HTML for its body."""
 
 from cmp.report import text
-from cmp.report.figures import best_per_vectors
 from cmp.report.numbers import MIN_TRIALS, Importance
 from cmp.report.text import Markup, escape
 from cmp.report.view import MOST_DRAWN, SearchView, TrialView
 from cmp.results.agreement import TRUSTED, is_trusted
+from cmp.results.front import Point
 
 
 def plot(key: str, height: int, *, label: str, kind: str = "") -> Markup:
@@ -16,36 +16,50 @@ def plot(key: str, height: int, *, label: str, kind: str = "") -> Markup:
 
 
 def tradeoff(view: SearchView) -> Markup:
-    """Two plots with a switch for their vertical axis, and the best trial for each number of vectors."""
+    """Two plots with a switch for their vertical axis, and the best compressor for each number of positions."""
     switch = (
-        '<div class="switch" role="group" aria-label="vertical axis" data-plots="tradeoff-vectors tradeoff-ratio">'
+        '<div class="switch" role="group" aria-label="vertical axis" data-plots="tradeoff-positions tradeoff-ratio">'
         '<button data-variant="val_loss" aria-pressed="true">val_loss</button>'
         '<button data-variant="recovered" aria-pressed="false">recovered</button></div>'
     )
-    rows = "".join(_front_row(view, trial, on_front) for trial, on_front in best_per_vectors(view))
-    head = "<th>vectors</th><th>ratio</th><th>val_loss</th><th>recovered</th><th>trial</th>"
+    front = set(view.front)
+    trials = {trial.number: trial for trial in view.trials}
+    rows = "".join(_front_row(view, trials[point.trial], point, point in front) for point in view.prices)
+    head = "<th>positions</th><th>vectors</th><th>ratio</th><th>val_loss</th><th>recovered</th><th>trial</th>"
     head += "".join(f"<th>{escape(name)}</th>" for name in view.domains if name != "n_cmps")
     some = ""
     if len(view.drawn) < len(view.scored):
         some = f" (drawn are the best {text.count(MOST_DRAWN // 2)} of {text.count(len(view.scored))} and some others)"
-    return f"""<p>Each point is a trial{some}. The line is the Pareto front: nothing better was found at that cost. The
-search minimises val_loss alone; which point is worth its price is for the reader to say.</p>{switch}
-<div class="pair">{plot("tradeoff-vectors", 360, label="quality against number of vectors")}
+    return f"""<p>Each point is a trial{some}. Its price is its positions: what the decoder reads in the context's
+place, vectors and kept tokens. The line is the Pareto front: nothing better was found at that price.
+{_searched_for(view)}</p>
+{switch}
+<div class="pair">{plot("tradeoff-positions", 360, label="quality against number of positions")}
 {plot("tradeoff-ratio", 360, label="quality against compression ratio")}</div>
-<h3>Best trial for each number of vectors</h3>
+<h3>Best compressor for each number of positions</h3>
 <div class="scroll"><table class="front"><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>
-<p class="note">Bold rows are on the Pareto front: no trial with fewer vectors is better.</p>"""
+<p class="note">Bold rows are on the front: nothing with fewer positions is better. Each of them is a folder in
+front/.</p>"""
 
 
-def _front_row(view: SearchView, trial: TrialView, on_front: bool) -> Markup:
-    best = trial.best or {}
+def _searched_for(view: SearchView) -> str:
+    """What the search looked for, so that a reader knows how much the front is worth."""
+    if view.space.search.objective == "front":
+        return "The search looked for all of it: a trial was stopped only by others that cost no more."
+    return "The search looked for the lowest val_loss alone; which point is worth its price is for the reader to say."
+
+
+def _front_row(view: SearchView, trial: TrialView, point: Point, on_front: bool) -> Markup:
+    report = point.report(trial.best or {})
     others = [view.of(trial, name) for name in view.domains if name != "n_cmps"]
+    part = f" (first {point.n_cmps} vectors)" if point.is_prefix else ""
     cells = [
-        str(view.vectors(trial)),
-        text.ratio(best.get("compression_ratio")),
-        text.loss(trial.loss),
-        text.percent(best.get("recovered")),
-        f'<a href="#trial-{trial.number}">{trial.number}</a>',
+        str(point.positions),
+        str(point.positions - point.kept),
+        text.ratio(report.get("compression_ratio")),
+        text.loss(point.val_loss),
+        text.percent(report.get("recovered")),
+        f'<a href="#trial-{trial.number}">{trial.number}</a>{part}',
         *(escape(text.setting(value)) for value in others),
     ]
     kind = ' class="on"' if on_front else ""

@@ -4,7 +4,6 @@ from typing import Any
 
 from cmp.report import text
 from cmp.report.answer import log_link
-from cmp.report.figures import best_per_vectors
 from cmp.report.text import Markup, escape
 from cmp.report.view import MOST_LISTED, SearchView, TrialView, scale
 
@@ -30,7 +29,7 @@ def trials_table(view: SearchView) -> Markup:
 
 def _listed(view: SearchView) -> list[TrialView]:
     """The best ones, and those that the table of the trade-off leads to."""
-    linked = {trial.number for trial, _ in best_per_vectors(view)}
+    linked = {point.trial for point in view.prices}
     return [t for place, t in enumerate(view.ranked) if place < MOST_LISTED or t.number in linked]
 
 
@@ -41,7 +40,7 @@ def _trial_row(view: SearchView, trial: TrialView) -> Markup:
         outcome += f"<small>{escape(record.reason)} {log_link(trial)}</small>"
     speed = best.get("tokens_per_second")
     cells = [
-        _cell(trial.number, str(trial.number), "n"),
+        _cell(trial.number, f"{trial.number}{_mark(view, trial)}", "n"),
         _cell(best.get("val_loss"), text.loss(best.get("val_loss")), "n"),
         _cell(best.get("recovered"), text.percent(best.get("recovered")), "n"),
         _cell(trial.word, outcome, "t outcome"),
@@ -58,6 +57,12 @@ def _trial_row(view: SearchView, trial: TrialView) -> Markup:
     ]
     kind = ' class="best"' if view.best is not None and trial.number == view.best.number else ""
     return f'<tr id="trial-{trial.number}"{kind}>' + "".join(cells) + "</tr>"
+
+
+def _mark(view: SearchView, trial: TrialView) -> Markup:
+    """A star beside the number of a trial on the front."""
+    prices = [str(point.positions) for point in view.front if point.trial == trial.number]
+    return f' <span class="star" title="on the front at {", ".join(prices)} positions">★</span>' if prices else ""
 
 
 def _cell(value: Any, shown: Markup, kind: str) -> Markup:

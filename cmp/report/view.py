@@ -14,6 +14,7 @@ from typing import Any
 
 from cmp.report.numbers import thinned
 from cmp.results.agreement import order_agreement
+from cmp.results.front import Front, Point, best_point, points_of
 from cmp.results.history import History, TrialRecord, is_finite
 from cmp.space.domains import Choice, Domain, LogInt, LogUniform
 from cmp.space.space import Space
@@ -175,8 +176,21 @@ class SearchView:
 
     @cached_property
     def best(self) -> TrialView | None:
-        """The trial with the lowest val_loss, failed ones left out."""
-        return self.ranked[0] if self.history.best() is not None else None
+        """The trial of the best compressor: of the lowest val_loss, or of the lowest within `search.best_positions`."""
+        point = self.best_point
+        return None if point is None else next(t for t in self.trials if t.number == point.trial)
+
+    @cached_property
+    def best_point(self) -> Point | None:
+        """What best/ holds."""
+        return best_point(self.space, self.history)
+
+    @property
+    def best_report(self) -> dict[str, Any]:
+        """The numbers of the best compressor, which may be a part of its trial's memory; empty before there is one."""
+        if self.best is None or self.best_point is None:
+            return {}
+        return self.best_point.report(self.best.best or {})
 
     def count(self, group: str) -> int:
         """How many trials belong to one of `OUTCOMES`."""
@@ -204,6 +218,33 @@ class SearchView:
     def of(self, trial: TrialView, setting: str) -> Any:
         """The value of `setting` in `trial`, searched or fixed."""
         return trial.record.settings.get(setting, self.space.fixed.get(setting))
+
+    @cached_property
+    def points(self) -> list[tuple[Point, dict[str, Any]]]:
+        """Every compressor that may be used, with its numbers: trials that did not fail, and their prefixes."""
+        found = []
+        for trial in self.scored:
+            settings = self.space.settings_of(trial.record.settings)
+            found += [(point, point.report(trial.best or {})) for point in points_of(settings, trial.record)]
+        return found
+
+    @cached_property
+    def prices(self) -> list[Point]:
+        """The lowest loss at every number of positions, cheapest first."""
+        return self._front.lowest_by_price()
+
+    @cached_property
+    def front(self) -> list[Point]:
+        """Those that nothing cheaper beats."""
+        return self._front.points()
+
+    @cached_property
+    def _front(self) -> Front:
+        return Front.of(self.history, self.space)
+
+    def positions(self, trial: TrialView) -> int:
+        """What the decoder reads in the context's place: vectors and kept tokens."""
+        return self.space.settings_of(trial.record.settings).positions
 
     def vectors(self, trial: TrialView) -> int:
         """Number of memory vectors of a trial."""

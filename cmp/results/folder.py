@@ -98,6 +98,11 @@ class ResultsFolder:
         return self.path / "best"
 
     @property
+    def front(self) -> Path:
+        """The best compressor for every price: a folder each, named by its positions."""
+        return self.path / "front"
+
+    @property
     def bounds(self) -> Path:
         """No-context and full-context losses, shared by all trials."""
         return self.path / "bounds"

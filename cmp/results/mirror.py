@@ -21,8 +21,9 @@ EVERY_SECONDS = 30.0
 
 _Signature = tuple[int, int]
 
-# Trials put their own files; best/ is put as a whole; the journal is on the store before it is here.
-_NOT_VIEWS = {"trials", "bounds", "best", "journal.jsonl"}
+# Trials put their own files; best/ and the front's folders are put as a whole; the journal is on the store before it is
+# here.
+_NOT_VIEWS = {"trials", "bounds", "best", "front", "journal.jsonl"}
 # A database that a later session on another machine goes on with.
 _CONTINUED = ("mlflow.db",)
 
@@ -53,7 +54,7 @@ class _Mirror:
     def __init__(self, folder: ResultsFolder) -> None:
         self._folder = folder
         self._sent: dict[str, _Signature] = {}
-        self._sent_best: dict[str, _Signature] = {}
+        self._sent_folders: dict[str, dict[str, _Signature]] = {}
 
     def work(self, over: threading.Event) -> None:
         """Put what has changed, again and again."""
@@ -67,7 +68,7 @@ class _Mirror:
                 if self._sent.get(name) != signature:
                     self._folder.home.briefly.send(name)
                     self._sent[name] = signature
-            self._send_best()
+            self._send_folders()
         except FileNotFoundError:
             return  # replaced at this moment: next time
         except StoreError as error:
@@ -84,18 +85,22 @@ class _Mirror:
                 path = Path(parent) / name
                 yield str(path.relative_to(root)), _signature(path)
 
-    def _send_best(self) -> None:
-        """Put best/ as a version of its own: a reader gets the old one or the new one, never a mixture."""
-        best = self._folder.best
-        signature = {path.name: _signature(path) for path in best.iterdir()} if best.is_dir() else {}
-        if signature == self._sent_best:
+    def _send_folders(self) -> None:
+        """Put best/ and the front's folders as versions of their own: a reader gets the old one or the new one."""
+        root = self._folder.path
+        for path in (self._folder.best, *self._folder.front.glob("[0-9]*")):
+            self._send_folder(str(path.relative_to(root)), path)
+
+    def _send_folder(self, name: str, path: Path) -> None:
+        signature = {file.name: _signature(file) for file in path.iterdir()} if path.is_dir() else {}
+        if signature == self._sent_folders.get(name, {}):
             return
         with tempfile.TemporaryDirectory(prefix="cmp-") as temporary:
-            copy = Path(temporary) / "best"
-            copy_folder(best, copy)
+            copy = Path(temporary) / "copy"
+            copy_folder(path, copy)
             if (note := read_note(copy)) is not None:
-                (self._folder.home.briefly / "best").send_folder(f"{note.trial}-{note.epoch}", copy)
-                self._sent_best = signature
+                (self._folder.home.briefly / name).send_folder(f"{note.trial}-{note.epoch}", copy)
+                self._sent_folders[name] = signature
 
 
 def _signature(path: Path) -> _Signature:

@@ -5,7 +5,7 @@ s3://bucket/prefix/demo/
   lease.json          who searches here now
   journal/<search>/   the truth (see `store_journal`)
   trials/0007/        settings, log, the newest checkpoints, best/<epoch>/
-  best/<trial>-<epoch>/, best/current
+  best/<trial>-<epoch>/, best/current, and likewise front/8/
   bounds/             no-context and full-context losses
   everything else     views, as in a folder on a disk: put there again whenever they have changed
 """

@@ -4,12 +4,14 @@
 """
 
 import csv
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cmp.results.front import Front, positions_by_trial
 from cmp.results.history import History, TrialRecord
 from cmp.space.domains import Choice, Domain, Int, LogInt
+from cmp.space.space import Space
 from cmp.store import replacing
 
 if TYPE_CHECKING:
@@ -23,6 +25,7 @@ TRIAL_COLUMNS = (
     "seconds",
     "val_loss",
     "positions",
+    "front",
     "worth_tokens",
     "gain",
     "carried",
@@ -32,11 +35,14 @@ TRIAL_COLUMNS = (
     "full_context_loss",
     "compression_ratio",
 )
-"""Then the searched settings. Losses and what follows are those of the trial's best epoch."""
+"""Then the searched settings. Losses and what follows are those of the trial's best epoch.
+
+`front` has the numbers of positions at which no trial does better at that price or below: for a nested trial perhaps
+several, none for a trial that is not on the front.
+"""
 
 _BEST_COLUMNS = (
     "val_loss",
-    "positions",
     "swapped_loss",
     "recovered",
     "no_context_loss",
@@ -64,17 +70,18 @@ _REAL_METRICS = (
 _WORTH_METRICS = ("worth_tokens", "gain", "carried")
 
 
-def trial_rows(history: History, searched: Iterable[str]) -> list[dict[str, Any]]:
+def trial_rows(history: History, space: Space) -> list[dict[str, Any]]:
     """The rows of trials.csv, best first; a value that is not known is None."""
-    return [_trial_row(history, trial, list(searched)) for trial in history.ranked()]
+    on_front = positions_by_trial(Front.of(history, space).points())
+    return [_trial_row(history, space, trial, on_front.get(trial.number, [])) for trial in history.ranked()]
 
 
-def write_trials_csv(path: Path, history: History, searched: Mapping[str, Domain]) -> None:
+def write_trials_csv(path: Path, history: History, space: Space) -> None:
     """Replace trials.csv. Unknown values are empty cells."""
     with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, [*TRIAL_COLUMNS, *searched], lineterminator="\n")
+        writer = csv.DictWriter(file, [*TRIAL_COLUMNS, *space.searched], lineterminator="\n")
         writer.writeheader()
-        writer.writerows(trial_rows(history, searched))
+        writer.writerows(trial_rows(history, space))
 
 
 def write_results_parquet(path: Path, history: History, searched: Mapping[str, Domain]) -> None:
@@ -117,7 +124,7 @@ def _arrow_type(domain: Domain) -> "pa.DataType":
     return types.get(kinds.pop(), pa.string()) if len(kinds) == 1 else pa.string()
 
 
-def _trial_row(history: History, trial: TrialRecord, searched: list[str]) -> dict[str, Any]:
+def _trial_row(history: History, space: Space, trial: TrialRecord, on_front: list[int]) -> dict[str, Any]:
     best = trial.best_report or {}
     last = trial.reports[-1] if trial.reports else {}
     return {
@@ -127,8 +134,10 @@ def _trial_row(history: History, trial: TrialRecord, searched: list[str]) -> dic
         "loops": last.get("loops", 0),
         "seconds": round(trial.seconds, 1),
         **{name: best.get(name) for name in _BEST_COLUMNS},
+        "positions": space.settings_of(trial.settings).positions if trial.reports else None,
+        "front": " ".join(map(str, on_front)) or None,
         **_worth_cells(history, trial.best_report),
-        **{name: trial.settings[name] for name in searched},
+        **{name: trial.settings[name] for name in space.searched},
     }
 
 

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from cmp.results.folder import ResultsFolder
-from cmp.results.front import candidate_of, front
+from cmp.results.front import best_point, candidate_of, front
 from cmp.results.history import CONTROL, History
 from cmp.results.scores import Candidate, SplitScores, save_scores
 from cmp.search.engine.footprint import Footprint
@@ -32,12 +32,13 @@ def score_on_test(
 
     Without it the search names validation numbers only, and says so.
     """
-    best = history.best()
+    best = best_point(space, history)
     if best is None:
         return None
-    others = [trial for trial in history.ranked() if trial.val_loss is not None and trial.status != "failed"]
-    runner_up = candidate_of(space, others[1]) if len(others) > 1 else None
-    candidates = [candidate_of(space, best), *([runner_up] if runner_up is not None else [])]
+    others = (trial for trial in history.ranked() if trial.val_loss is not None and trial.status != "failed")
+    second = next((trial for trial in others if trial.number != best.trial), None)
+    runner_up = None if second is None else candidate_of(space, second)
+    candidates = [best.candidate, *([runner_up] if runner_up is not None else [])]
     candidates += [point for point in front(space, history) if point not in candidates]
     control = history.control
     has_curve = history.text_curve is not None and history.text_curve.trained

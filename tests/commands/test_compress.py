@@ -11,6 +11,10 @@ from cmp.commands.compress import main as compress
 from cmp.commands.export import main as export
 from cmp.model.backbone import Backbone
 from cmp.model.saving import save_compressor
+from cmp.results.folder import ResultsFolder
+from cmp.results.space_file import write_space_file
+from cmp.search.decide.ledger import Ledger
+from cmp.space.space import Space
 from tests.model.saved import new_compressor, save_tiny_model
 
 TEXT = "the cat sees the old dog under a small tree"
@@ -165,6 +169,46 @@ def test_without_a_number_the_best_is_copied(results: Path, backbone: Backbone, 
     assert export([str(results), "--to", str(tmp_path / "best")]) == 0
 
     assert Compressor.from_pretrained(tmp_path / "best", backbone=backbone).origin.trial == 2
+
+
+def a_front(results: Path, backbone: Backbone) -> None:
+    """Trial 1 with one vector, and trial 2, which is nested, with both of its two and with the first of them."""
+    space = {"model_string": "m", "dataset": "d", "n_cmps": {"choice": [1, 2]}, "nested": True, "keep_len": 3}
+    write_space_file(results / "space.yaml", Space.from_dict(space).to_dict(), {}, None)
+    save_compressor(new_compressor(backbone, n_cmps=2, nested=True).model, results / "trials/0002/best", {"trial": 2})
+    ledger = Ledger(Space.from_dict({**space, "search": {"control": False}}), ResultsFolder(results))
+    for n_cmps in (1, 2):
+        ledger._append({"event": "suggested", "trial": n_cmps, "settings": {"n_cmps": n_cmps}})
+    ledger.report(1, {"epoch": 1, "val_loss": 2.5})
+    ledger.report(2, {"epoch": 1, "val_loss": 2.0, "nested": {"1": 2.4}})
+    ledger.close()
+
+
+@pytest.mark.parametrize(("positions", "vectors"), [("4", 1), ("5", 2), ("64", 2)])
+def test_the_best_within_a_number_of_positions_is_copied_and_makes_as_many_vectors(
+    results: Path, backbone: Backbone, tmp_path: Path, positions: str, vectors: int
+) -> None:
+    a_front(results, backbone)
+
+    assert export([str(results), "--positions", positions, "--to", str(tmp_path / "mine")]) == 0
+
+    compressor = Compressor.from_pretrained(tmp_path / "mine", backbone=backbone)
+    assert compressor.origin.trial == 2, "the first of its vectors are better than trial 1's own"
+    assert compressor.compress("the cat").vectors.shape[1] == vectors
+    assert compressor.compress("the cat", n_cmps=2).vectors.shape[1] == 2
+    compressor.save_pretrained(tmp_path / "again")
+    again = Compressor.from_pretrained(tmp_path / "again", backbone=backbone)
+    assert again.compress("the cat").vectors.shape[1] == vectors
+
+
+def test_a_price_below_the_front_is_said_with_the_prices_that_there_are(
+    results: Path, backbone: Backbone, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    a_front(results, backbone)
+
+    assert export([str(results), "--positions", "3", "--to", str(tmp_path / "mine")]) == 2
+
+    assert "--positions: no compressor has at most 3 positions; the front has: 4, 5" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

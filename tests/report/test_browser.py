@@ -88,7 +88,7 @@ def test_the_plots_hold_the_points_of_the_journal(browser: "Chrome", pages: Call
       }
       return points;"""
     shown = {tuple(point) for point in browser.execute_script(script)}
-    circles = browser.execute_script("return document.querySelectorAll('#tradeoff-vectors .points path').length")
+    circles = browser.execute_script("return document.querySelectorAll('#tradeoff-positions .points path').length")
 
     reported = [e for e in journal(folder) if e["event"] == "reported"]
     assert shown == {(e["trial"], e["epoch"], float(f"{e['metrics']['val_loss']:.6g}")) for e in reported}

@@ -41,7 +41,7 @@ OUTCOMES = tuple(figures.GROUP_NAMES.values())
 
 
 @pytest.mark.parametrize("kind", ["one", "typical", "many"])
-@pytest.mark.parametrize("against", ["vectors", "ratio"])
+@pytest.mark.parametrize("against", ["positions", "ratio"])
 def test_the_trade_off_has_one_point_per_trial_at_its_best_loss(
     results: Callable[[str], Path], kind: str, against: str
 ) -> None:

@@ -238,7 +238,7 @@ def test_a_page_of_thousands_of_trials_shows_some_says_so_and_stays_small(tmp_pa
     html, found = own_part(page), facts(page)
     drawn = {
         number
-        for trace in found["plots"]["tradeoff-vectors"]["val_loss"]["data"]
+        for trace in found["plots"]["tradeoff-positions"]["val_loss"]["data"]
         for number in trace.get("customdata", [])
     }
     rows = set(map(int, re.findall(r'<tr id="trial-(\d+)"', html)))

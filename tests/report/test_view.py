@@ -4,16 +4,15 @@ from typing import Any
 
 import pytest
 
-from cmp.report.figures import best_per_vectors
-from cmp.report.sections import curves
+from cmp.report.sections import curves, tradeoff
 from cmp.report.view import SearchView, build
 from cmp.results.history import History
 from cmp.space.space import Space
 from tests.report.synthetic import EPOCHS, LOOPS_PER_EPOCH, SPACE, events_of, metrics, session
 
 
-def view_of(events: list[dict[str, Any]]) -> SearchView:
-    return build(History.from_events(events), Space.from_dict(SPACE))
+def view_of(events: list[dict[str, Any]], **search: Any) -> SearchView:
+    return build(History.from_events(events), Space.from_dict({**SPACE, "search": {**SPACE["search"], **search}}))
 
 
 def trial_events(number: int, n_cmps: int, losses: list[float], end: str, start: float) -> list[dict[str, Any]]:
@@ -100,14 +99,29 @@ def test_few_trials_tell_nothing_of_a_rung() -> None:
     assert "better" not in curves(view)
 
 
-def test_the_best_for_each_number_of_vectors_and_which_of_them_are_worth_their_price() -> None:
+def test_the_best_for_each_price_and_which_of_them_are_on_the_front() -> None:
     events = [session(0.0, 1)]
     for number, (n_cmps, loss) in enumerate([(1, 2.2), (1, 2.1), (4, 1.9), (8, 2.0), (16, 1.8)]):
         events += trial_events(number, n_cmps, [loss], "stopped", 10.0 * number)
 
-    rows = best_per_vectors(view_of(events))
+    view = view_of(events)
 
-    assert [(t.number, on_front) for t, on_front in rows] == [(1, True), (2, True), (3, False), (4, True)]
+    assert [(point.positions, point.trial) for point in view.prices] == [(1, 1), (4, 2), (8, 3), (16, 4)]
+    assert [point.trial for point in view.front] == [1, 2, 4]
+    words = tradeoff(view)
+    assert words.count('<tr class="on">') == 3
+    assert "looked for the lowest val_loss alone" in words
+
+
+def test_the_best_is_the_lowest_within_the_budget_that_was_named() -> None:
+    events = [session(0.0, 1)]
+    for number, (n_cmps, loss) in enumerate([(1, 2.2), (4, 1.9), (16, 1.8)]):
+        events += trial_events(number, n_cmps, [loss], "stopped", 10.0 * number)
+    anywhere, within = view_of(events), view_of(events, best_positions=8)
+
+    assert anywhere.best is not None and anywhere.best.number == 2
+    assert within.best is not None and within.best.number == 1
+    assert within.best_report["val_loss"] == 1.9
 
 
 def test_a_failed_trial_is_never_the_best() -> None:

@@ -20,6 +20,11 @@ from cmp.space.space import Space
 SEARCHED: dict[str, Domain] = {"lr": LogUniform(1e-4, 1e-1), "n_cmps": Int(2, 16), "cmp_layer": Choice(("half", -1, 6))}
 
 
+SPACE = Space.from_dict(
+    {"model_string": "m", "dataset": "d", **{name: domain.to_plain() for name, domain in SEARCHED.items()}}
+)
+
+
 def metrics(epoch: int, val_loss: float | None) -> dict[str, Any]:
     bounds = {"no_context_loss": 3.0, "full_context_loss": 1.0, "compression_ratio": 25.0}
     recovered = None if val_loss is None else (3.0 - val_loss) / 2.0
@@ -43,10 +48,12 @@ def history() -> History:
 
 
 def test_trials_csv_has_designs_columns_and_the_best_trial_first(tmp_path: Path) -> None:
-    write_trials_csv(tmp_path / "trials.csv", history(), SEARCHED)
+    write_trials_csv(tmp_path / "trials.csv", history(), SPACE)
     with (tmp_path / "trials.csv").open() as file:
         rows = list(csv.DictReader(file))
-    columns = "trial status epoch loops seconds val_loss positions worth_tokens gain carried swapped_loss recovered "
+    columns = (
+        "trial status epoch loops seconds val_loss positions front worth_tokens gain carried swapped_loss recovered "
+    )
     columns += "no_context_loss full_context_loss compression_ratio"
     assert list(rows[0]) == [*columns.split(), "lr", "n_cmps", "cmp_layer"] == [*TRIAL_COLUMNS, *SEARCHED]
     # The failed trial comes after those whose compressor can be used, the one without a report last.
@@ -59,6 +66,8 @@ def test_trials_csv_has_designs_columns_and_the_best_trial_first(tmp_path: Path)
     assert best["seconds"] == "9.0"
     assert rows[3]["val_loss"] == ""
     assert (best["worth_tokens"], best["gain"]) == ("", ""), "no text curve is known"
+    assert [row["positions"] for row in rows] == ["4", "4", "4", ""]
+    assert [row["front"] for row in rows] == ["4", "", "", ""]
 
 
 def test_tables_say_what_losses_are_worth_once_the_text_control_is_there(tmp_path: Path) -> None:
@@ -72,7 +81,7 @@ def test_tables_say_what_losses_are_worth_once_the_text_control_is_there(tmp_pat
         for report in trial.reports:
             report["positions"] = 4
 
-    write_trials_csv(tmp_path / "trials.csv", known, SEARCHED)
+    write_trials_csv(tmp_path / "trials.csv", known, SPACE)
     write_results_parquet(tmp_path / "results.parquet", known, SEARCHED)
 
     with (tmp_path / "trials.csv").open() as file:
@@ -100,7 +109,7 @@ def test_results_parquet_has_one_typed_row_per_report(tmp_path: Path) -> None:
 
 
 def test_tables_of_an_empty_search_can_be_read(tmp_path: Path) -> None:
-    write_trials_csv(tmp_path / "trials.csv", History(), SEARCHED)
+    write_trials_csv(tmp_path / "trials.csv", History(), SPACE)
     write_results_parquet(tmp_path / "results.parquet", History(), SEARCHED)
     assert (tmp_path / "trials.csv").read_text().count("\n") == 1
     assert pq.read_table(tmp_path / "results.parquet").num_rows == 0

@@ -40,7 +40,7 @@ class Checker:
         self.problems: list[str] = []
         self.trials: dict[int, TrialState] = {}
         self.spaces: list[dict[str, Any]] = []
-        self.rung_losses: dict[int, list[float]] = {}
+        self.rung_losses: dict[int, list[dict[int, float]]] = {}
         self.finalists: set[tuple[int, int]] = set()
         self.line = 0
         self.leaving = False
@@ -153,11 +153,32 @@ class Checker:
         trial.losses[epoch] = loss
         if loss is None or not math.isfinite(loss):
             trial.must_end = "failed"
-        elif not trial.extra and self.asha_stops(epoch, loss) and epoch < trial.n_epochs:
+        elif (
+            not trial.extra
+            and self.asha_stops(epoch, self.by_price(trial, event["metrics"]))
+            and epoch < trial.n_epochs
+        ):
             trial.must_end = "stopped"
 
-    def asha_stops(self, epoch: int, loss: float) -> bool:
+    def by_price(self, trial: TrialState, metrics: dict[str, Any]) -> dict[int, float]:
+        """Losses by positions, of all vectors and of each prefix; at one price for all where only the loss counts."""
+        space = self.spaces[-1]
+        if space["search"].get("objective") != "front":
+            return {0: metrics["val_loss"]}
+        value = {name: trial.settings.get(name, space.get(name)) for name in ("n_cmps", "keep_len", "piece_len")}
+        context = trial.settings.get("cmp_len", space["cmp_len"])
+        if space["rmb_only"]:
+            context = trial.settings.get("seq_len", space["seq_len"])
+        pieces = math.ceil((context - value["keep_len"]) / value["piece_len"]) if value["piece_len"] else 1
+        losses = {value["n_cmps"]: metrics["val_loss"]}
+        losses |= {int(n): loss for n, loss in (metrics.get("nested") or {}).items() if loss is not None}
+        return {n * pieces + value["keep_len"]: loss for n, loss in losses.items()}
+
+    def asha_stops(self, epoch: int, losses: dict[int, float]) -> bool:
         """The rule once more: at a rung with enough peers only the best 1/factor, rounded up, go on.
+
+        Peers at a price are those that have a loss at it or below, with the lowest of these; a trial stops when it is
+        not among the best at any of its prices.
 
         Unless six trials or more went on from there, and in over a quarter of their pairs the better one was another
         at the next rung, or at the end.
@@ -168,12 +189,18 @@ class Checker:
         if not on_rung or epoch >= self.longest():
             return False
         later = min(epoch * search["reduction_factor"], self.longest())
-        peers = self.rung_losses.setdefault(epoch, [])
-        place = sorted([*peers, loss]).index(loss)
-        may_stop = len(peers) >= search["min_peers"]
-        peers.append(loss)
-        is_worse = place * search["reduction_factor"] >= len(peers) + (-len(peers) % search["reduction_factor"])
-        return may_stop and is_worse and not self.is_misleading(epoch, later)
+        others = self.rung_losses.setdefault(epoch, [])
+        beaten = []
+        for price, loss in losses.items():
+            within = ([at for cost, at in other.items() if cost <= price] for other in others)
+            peers = [min(found) for found in within if found]
+            number = len(peers) + 1
+            is_worse = sum(peer < loss for peer in peers) * search["reduction_factor"] >= number + (
+                -number % search["reduction_factor"]
+            )
+            beaten.append(is_worse and len(peers) >= search["min_peers"])
+        others.append(losses)
+        return all(beaten) and not self.is_misleading(epoch, later)
 
     def is_misleading(self, epoch: int, later: int) -> bool:
         known = [

@@ -26,14 +26,16 @@ class Clock:
         return self.now
 
 
-def make_space(*, n_epochs: int = 4, searched: dict[str, Any] | None = None, **search: Any) -> Space:
+def make_space(
+    *, n_epochs: int = 4, searched: dict[str, Any] | None = None, nested: bool = False, **search: Any
+) -> Space:
     """A space over three kinds of domains, 8 trials, rungs at 1 and 3."""
     domains = {
         "lr": {"loguniform": [1e-4, 1e-1]},
         "n_cmps": {"int": [2, 16], "step": 2},
         "cmp_layer": {"choice": ["half", -1, 6]},
     }
-    settings = {"model_string": "m", "dataset": "d", "exp_name": "fake", "n_epochs": n_epochs}
+    settings = {"model_string": "m", "dataset": "d", "exp_name": "fake", "n_epochs": n_epochs, "nested": nested}
     defaults = {"num_samples": 8, "startup_trials": 3, "min_peers": 2, "control": False}
     return Space.from_dict(
         {**settings, **(domains if searched is None else searched), "search": {**defaults, **search}}
@@ -68,6 +70,10 @@ class FakeTrial:
             return False
         loss = fake_loss(self.suggested.settings, self.next_epoch)
         report = {"epoch": self.next_epoch, "loops": 10 * self.next_epoch, "val_loss": loss}
+        if self.suggested.trial_settings.nested:
+            report["nested"] = {
+                str(n): loss + 0.2 / n for n in (1, 2, 4, 8) if n < self.suggested.trial_settings.n_cmps
+            }
         self.next_epoch += 1
         return ledger.report(self.number, report) == "continue"
 

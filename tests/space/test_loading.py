@@ -272,3 +272,23 @@ def test_an_int_domain_of_a_real_setting_samples_floats_for_the_trial(load: Load
 
     assert space.searched["proj_hid_mult"] == Int(1, 4)
     assert isinstance(space.trial_settings({"proj_hid_mult": 2}).proj_hid_mult, float)
+
+
+@pytest.mark.parametrize(
+    ("searched", "objective"),
+    [
+        ("lr: {uniform: [0.1, 0.2]}", "loss"),
+        ("n_cmps: {int: [1, 4]}", "front"),
+        ("keep_len: {choice: [0, 4]}", "front"),
+        ("piece_len: {choice: [20, 50]}", "front"),
+        ("n_cmps: {int: [1, 4]}\nsearch: {objective: loss}", "loss"),
+        ("lr: {uniform: [0.1, 0.2]}\nsearch: {objective: front}", "front"),
+    ],
+)
+def test_a_front_is_searched_where_trials_cost_differently_unless_said_otherwise(
+    load: Load, searched: str, objective: str
+) -> None:
+    space = load(searched + "\n")
+
+    assert space.search.objective == objective
+    assert Space.from_dict(space.to_dict()).search.objective == objective

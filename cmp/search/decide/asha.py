@@ -3,14 +3,15 @@
 Source: Li et al. 2020, "A System for Massively Parallel Hyperparameter Tuning" (ASHA, stopping variant, one bracket).
 Unlike Ray Tune's version: a report that skips rungs never fills the rungs below with a later loss, a loss that is not
 finite enters nothing, and a rung stops nobody before `min_peers` others have been there. Unlike the paper, a rung stops
-nobody while those that went on from it lie in another order at the next one (`cmp.results.agreement`). Called by the
-ledger.
+nobody while those that went on from it lie in another order at the next one (`cmp.results.agreement`), and a trial is
+compared only with those that cost as much or less: what a dear trial reaches says nothing about a cheap one, and a
+trial that nothing cheaper beats is never stopped. Called by the ledger.
 """
 
 import itertools
 import math
 from bisect import bisect_left, insort
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from cmp.results.agreement import OrderAgreement, is_trusted
@@ -26,15 +27,36 @@ class Decision:
 
 @dataclass
 class _Rung:
-    """Losses of trials after one epoch: by trial, in order, and how well they foretold those at the next rung."""
+    """Losses of trials after one epoch, by trial and by price, and how well they foretold those at the next rung.
 
-    losses: dict[int, float] = field(default_factory=dict)
-    in_order: list[float] = field(default_factory=list)
+    `levels` has for a price the losses that trials reach at it or below, one each, in order.
+    """
+
+    losses: dict[int, Mapping[int, float]] = field(default_factory=dict)
+    levels: dict[int, list[float]] = field(default_factory=dict)
     agreement: OrderAgreement = field(default_factory=OrderAgreement)
 
-    def add(self, trial: int, loss: float) -> None:
-        self.losses[trial] = loss
-        insort(self.in_order, loss)
+    def own(self, trial: int) -> float | None:
+        """A trial's loss with all its vectors, the dearest."""
+        losses = self.losses.get(trial)
+        return None if losses is None else losses[max(losses)]
+
+    def add(self, trial: int, losses: Mapping[int, float]) -> None:
+        for price, level in self.levels.items():
+            if (loss := _lowest(losses, price)) is not None:
+                insort(level, loss)
+        self.losses[trial] = losses
+
+    def level(self, price: int) -> list[float]:
+        if price not in self.levels:
+            found = (_lowest(losses, price) for losses in self.losses.values())
+            self.levels[price] = sorted(loss for loss in found if loss is not None)
+        return self.levels[price]
+
+
+def _lowest(losses: Mapping[int, float], price: int) -> float | None:
+    """A trial's loss at a price: its lowest at that price or below; None where it costs more."""
+    return min((loss for at, loss in losses.items() if at <= price), default=None)
 
 
 class Asha:
@@ -55,40 +77,45 @@ class Asha:
         self._min_peers = min_peers
         self._rungs = {epoch: _Rung() for epoch in epochs}
 
-    def record(self, trial: int, epoch: int, loss: float) -> Decision:
-        """Enter a trial's loss after an epoch and say whether it should stop there.
+    def record(self, trial: int, epoch: int, losses: Mapping[int, float]) -> Decision:
+        """Enter a trial's losses after an epoch and say whether it should stop there.
 
         Args:
             trial: its number.
             epoch: epochs that it has trained.
-            loss: val_loss after that epoch, in nats per token.
+            losses: finite val_loss after that epoch, nats per token, by price: one entry, or of a nested trial one for
+                each of its prefixes. Where price does not matter it is the same for all trials.
 
         Returns:
-            stop=True at a rung where the trial is not among the best share of those that have been there so far,
-            itself included, unless the rung was seen not to foretell the next. A second report of the same
-            (trial, epoch) changes nothing and gives the first answer's rung with stop=False.
+            stop=True at a rung where the trial is at none of its prices among the best share of those that have been
+            there at that price or below, itself included, unless the rung was seen not to foretell the next. A second
+            report of the same (trial, epoch) changes nothing and gives the first answer's rung with stop=False.
         """
         rung = self._rungs.get(epoch)
-        if rung is None or not math.isfinite(loss):
+        if rung is None or not all(map(math.isfinite, losses.values())):
             return Decision(stop=False, rung=None)
         is_last = epoch not in self._next
         if trial in rung.losses:
             return Decision(stop=False, rung=None if is_last else epoch)
-        has_peers = len(rung.losses) >= self._min_peers
-        better = bisect_left(rung.in_order, loss)
-        self._enter(trial, epoch, loss)
+        is_beaten = all(self._is_beaten(rung, price, loss) for price, loss in losses.items())
+        self._enter(trial, epoch, losses)
         if is_last:
             return Decision(stop=False, rung=None)
-        stop = has_peers and better >= self.places(len(rung.losses)) and is_trusted(self.agreement(epoch))
-        return Decision(stop=stop, rung=epoch)
+        return Decision(stop=is_beaten and is_trusted(self.agreement(epoch)), rung=epoch)
 
-    def _enter(self, trial: int, epoch: int, loss: float) -> None:
-        self._rungs[epoch].add(trial, loss)
+    def _is_beaten(self, rung: _Rung, price: int, loss: float) -> bool:
+        """True when enough trials at this price or below were better; none that is dearer counts."""
+        peers = rung.level(price)
+        return len(peers) >= self._min_peers and bisect_left(peers, loss) >= self.places(len(peers) + 1)
+
+    def _enter(self, trial: int, epoch: int, losses: Mapping[int, float]) -> None:
+        self._rungs[epoch].add(trial, losses)
         for earlier, later in ((self._previous.get(epoch), epoch), (epoch, self._next.get(epoch))):
-            if earlier is not None and later is not None and trial in self._rungs[earlier].losses:
-                after = self._rungs[later].losses.get(trial)
-                if after is not None:
-                    self._rungs[earlier].agreement.add(self._rungs[earlier].losses[trial], after)
+            if earlier is None or later is None:
+                continue
+            before, after = self._rungs[earlier].own(trial), self._rungs[later].own(trial)
+            if before is not None and after is not None:
+                self._rungs[earlier].agreement.add(before, after)
 
     def agreement(self, rung: int) -> float | None:
         """How well the order at a rung foretells that at the next, or at the end; see `OrderAgreement`."""
@@ -99,5 +126,5 @@ class Asha:
         return math.ceil(trials / self._reduction_factor)
 
     def losses(self, rung: int) -> dict[int, float]:
-        """A copy of the losses at a rung, by trial."""
-        return dict(self._rungs[rung].losses)
+        """The losses at a rung with all vectors, by trial."""
+        return {trial: losses[max(losses)] for trial, losses in self._rungs[rung].losses.items()}

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from cmp.results.folder import ResultsFolder
+from cmp.results.front import losses_by_price
 from cmp.results.history import CONTROL, History, TrialRecord, is_finite
 from cmp.results.journal import Event, plain
 from cmp.results.store_journal import open_journal
@@ -283,6 +284,12 @@ class Ledger:
             )
         return self._settings[number]
 
+    def _losses(self, number: int, metrics: Mapping[str, Any]) -> dict[int, float]:
+        """What a report says by price; the price is the same for all where only the loss counts."""
+        if self.space.search.objective != "front":
+            return {0: metrics["val_loss"]}
+        return losses_by_price(self.space.settings_of(self.history.trials[number].settings), metrics)
+
     def _n_epochs(self, number: int) -> int:
         return int(self.history.record(number).settings.get("n_epochs") or self.space.fixed["n_epochs"])
 
@@ -336,7 +343,7 @@ class Ledger:
             self._issued.discard(event["trial"])
         if event["event"] != "reported" or number < 0 or not is_finite(event["metrics"].get("val_loss")):
             return
-        decision = self._asha.record(number, event["epoch"], event["metrics"]["val_loss"])
+        decision = self._asha.record(number, event["epoch"], self._losses(number, event["metrics"]))
         if decision.stop and event["epoch"] < self._n_epochs(number):
             self._due_stops.setdefault(number, (event["epoch"], decision))
 

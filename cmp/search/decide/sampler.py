@@ -33,6 +33,11 @@ _RANDOM_TRIES = 100
 """So many random settings are looked at when the sampler insists on settings that were tried before."""
 
 
+SHARE_WITH_BUDGET = 0.5
+"""Of the suggestions for a front. The others look for the lowest loss at any price; chosen with
+`tests.benchmarks.simulate --front`."""
+
+
 class Sampler:
     """Suggests trials of one space.
 
@@ -44,7 +49,7 @@ class Sampler:
         self._space = space
         self._domains = distributions(space)
         self._varied = varied(self._domains)
-        self._evidence = Evidence(self._varied)
+        self._evidence = Evidence(space, self._varied)
 
     def suggest(self, number: int, history: History) -> dict[str, Any]:
         """The searched settings of a new trial, plain Python values that survive JSON unchanged.
@@ -77,7 +82,7 @@ class Sampler:
 
     def _proposal(self, seed: int) -> dict[str, Any]:
         """TPE's point; any point while no trial is ranked."""
-        good, others = self._evidence.split()
+        good, others = self._evidence.split(self._budget(seed))
         if len(good) == 0 or not self._varied:
             study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
             params = study.ask(self._domains).params
@@ -85,6 +90,17 @@ class Sampler:
             points = self._evidence.points
             params = self._single_values() | propose(self._varied, points[good], points[others], seed)
         return {name: _plain(params[name]) for name in self._space.searched}
+
+    def _budget(self, seed: int) -> float:
+        """Positions within which this suggestion looks for the lowest loss: for a front, every second one has some.
+
+        They are drawn evenly on a logarithmic scale, between the lowest and the highest price that were tried.
+        """
+        share = random.Random(seed).random() / SHARE_WITH_BUDGET
+        if self._space.search.objective != "front" or share >= 1:
+            return math.inf
+        low, high = self._evidence.price_range()
+        return low * (high / low) ** share * (1 + 1e-9)  # rounding must not put it below the lowest price
 
     def _single_values(self) -> dict[str, Any]:
         """Settings that are searched but have one value only."""

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from cmp.results.finalists import finalist_lines
 from cmp.results.folder import ResultsFolder
-from cmp.results.front import candidate_of
+from cmp.results.front import Front, Point, best_point
 from cmp.results.history import History, TrialRecord
 from cmp.results.scores import Candidate, CompressorScores, Interval, SplitScores, load_scores
 from cmp.results.worth import headline
@@ -49,14 +49,19 @@ def print_results(console: Console, space: Space, history: History, folder: Resu
     console.print()
     console.print(trials_table(space, history, history.ranked(), _table_width(console), over=True))
     console.print()
-    best = history.best()
-    if best is None:
+    best = best_point(space, history)
+    if best is None and history.best() is None:
         say(
             console,
             f"No trial succeeded; the reasons are in {folder}/{folder.trials_csv.name} and in each trial's log.txt.",
         )
         return
-    say(console, best_text(best, history, space, load_scores(folder.test_scores)))
+    if best is None:
+        say(console, f"No compressor has at most {space.search.best_positions} positions (search.best_positions).")
+    else:
+        say(console, best_text(best, history, space, load_scores(folder.test_scores)))
+    if front := front_text(space, history):
+        say(console, front)
     say(console, places_text(folder))
 
 
@@ -80,25 +85,40 @@ def print_partial(
     say(console, f"Everything is in {folder}. To go on from here:\n\n    {same_command()}\n")
 
 
-def best_text(best: TrialRecord, history: History, space: Space, scores: SplitScores | None = None) -> str:
-    """The best trial: what it is worth on documents that decided nothing, beside the controls, and what it took.
+def front_text(space: Space, history: History) -> str:
+    """The lowest loss for every price, where there are several prices."""
+    points = Front.of(history, space).points()
+    if len(points) < 2:
+        return ""
+    rows = [
+        f"    {point.positions:>4} position{'s' if point.positions > 1 else ' '}  val_loss {point.val_loss:.4f}  "
+        f"trial {point.trial}{f', its first {point.n_cmps} vectors' if point.is_prefix else ''}"
+        for point in points
+    ]
+    return "\n".join(["\n  The front, the lowest val_loss for every price (in front/):", *rows])
+
+
+def best_text(best: Point, history: History, space: Space, scores: SplitScores | None = None) -> str:
+    """The best compressor: what it is worth on documents that decided nothing, beside the controls, and what it took.
 
     Args:
-        best: the trial with the lowest val_loss.
+        best: what best/ holds.
         history: of the search.
         space: of the search.
         scores: on the test split; without them the numbers are those that the trial was selected on.
     """
-    report = best.best_report or {}
-    settings = ", ".join(f"{name} {short(value)}" for name, value in best.settings.items()) or "nothing was searched"
-    candidate = candidate_of(space, best)
+    trial = history.trials[best.trial]
+    report = best.report(trial.best_report or {})
+    settings = ", ".join(f"{name} {short(value)}" for name, value in trial.settings.items()) or "nothing was searched"
+    candidate = best.candidate
     tested = None if scores is None or not scores.compressors else scores.compressors[0]
     if scores is None or tested is None or tested.candidate != candidate:
         lines = _selected_lines(report, history, candidate)
     else:
         lines = _tested_lines(scores, tested)
         lines.append(f"  selected on val_loss {report['val_loss']:.4f} (recovered {_number(report.get('recovered'))})")
-    lines.append(f"  trial {best.number} at epoch {report['epoch']}: {settings}")
+    part = f", its first {best.n_cmps} vectors" if best.is_prefix else ""
+    lines.append(f"  trial {best.trial} at epoch {best.epoch}{part}: {settings}")
     lines += finalist_lines(history)
     epochs = sum(trial.epoch for trial in history.trials.values())
     spared = sum(_spared(trial, space) for trial in history.trials.values())

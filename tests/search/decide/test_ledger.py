@@ -4,6 +4,7 @@ import json
 import os
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,9 +27,15 @@ def journal_of(path: Path) -> Path:
     return ResultsFolder(path).journal
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_a_search_cut_after_any_event_ends_like_an_unbroken_one(tmp_path: Path, seed: int) -> None:
-    space = make_space(seed=seed, max_concurrent=1)
+OBJECTIVES = [{"objective": "loss"}, {"objective": "front"}, {"objective": "front", "nested": True}]
+
+
+@pytest.mark.parametrize("wanted", OBJECTIVES, ids=str)
+@pytest.mark.parametrize("seed", range(2))
+def test_a_search_cut_after_any_event_ends_like_an_unbroken_one(
+    tmp_path: Path, seed: int, wanted: dict[str, Any]
+) -> None:
+    space = make_space(seed=seed, max_concurrent=1, **wanted)
     run(space, tmp_path / "whole")
     whole = trajectory(journal_of(tmp_path / "whole"))
     lines = journal_of(tmp_path / "whole").read_bytes().splitlines(keepends=True)
@@ -64,7 +71,7 @@ def test_a_search_cut_at_any_byte_of_an_event_ends_like_an_unbroken_one(tmp_path
 
 @pytest.mark.parametrize("seed", range(6))
 def test_several_at_once_killed_again_and_again_lose_and_repeat_nothing(tmp_path: Path, seed: int) -> None:
-    space = make_space(num_samples=12, seed=seed)
+    space = make_space(num_samples=12, seed=seed, **OBJECTIVES[seed % 3])
     rng = random.Random(seed)
     journal = journal_of(tmp_path / "killed")
     for _ in range(1000):
@@ -91,9 +98,12 @@ def known(loss: float) -> float | None:
     return loss if loss == loss else None
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_the_same_losses_in_the_same_order_lead_to_the_same_stops(tmp_path: Path, seed: int) -> None:
-    space = make_space(num_samples=12, seed=seed)
+@pytest.mark.parametrize("wanted", OBJECTIVES, ids=str)
+@pytest.mark.parametrize("seed", range(2))
+def test_the_same_losses_in_the_same_order_lead_to_the_same_stops(
+    tmp_path: Path, seed: int, wanted: dict[str, Any]
+) -> None:
+    space = make_space(num_samples=24, seed=seed, **wanted)
     run(space, tmp_path / "live", slots=4, seed=seed)
     events = read_events(journal_of(tmp_path / "live"))
     reports = [event for event in events if event["event"] == "reported"]
@@ -108,6 +118,17 @@ def test_the_same_losses_in_the_same_order_lead_to_the_same_stops(tmp_path: Path
     stops = [(event["trial"], event["epoch"]) for event in events if event["event"] == "stopped"]
     again = [(event["trial"], event["epoch"]) for event in read_events(journal) if event["event"] == "stopped"]
     assert stops and again == stops
+
+
+def test_a_cheap_trial_is_not_stopped_by_dear_ones_that_the_loss_alone_would_prefer(tmp_path: Path) -> None:
+    def answer(objective: str) -> str:
+        ledger = Ledger(make_space(objective=objective), ResultsFolder(tmp_path / objective), Clock(), views=False)
+        trials = sorted((ledger.next_trial() for _ in range(8)), key=lambda one: one.settings["n_cmps"])
+        for trial in trials[1:]:
+            ledger.report(trial.number, {"epoch": 1, "val_loss": 1.0})
+        return ledger.report(trials[0].number, {"epoch": 1, "val_loss": 2.0})
+
+    assert (answer("loss"), answer("front")) == ("stop", "continue")
 
 
 def test_a_stop_that_did_not_reach_the_journal_is_made_up_for_before_anything_else(tmp_path: Path) -> None:

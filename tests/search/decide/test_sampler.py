@@ -13,6 +13,7 @@ import optuna
 import pytest
 
 from cmp.results.history import History, TrialRecord
+from cmp.search.decide.evidence import Evidence
 from cmp.search.decide.sampler import (
     Sampler,
     _seed,
@@ -23,6 +24,7 @@ from cmp.search.decide.sampler import (
     suggest,
     value_at,
 )
+from cmp.search.decide.tpe import varied
 from cmp.space.domains import Choice, Domain, Int, LogInt, LogUniform, Uniform, domain_from_plain
 from cmp.space.space import Space
 from tests.search.fake_search import make_space
@@ -265,3 +267,62 @@ def told(trial: TrialRecord, domains: dict[str, Any]) -> optuna.trial.FrozenTria
     return optuna.trial.create_trial(
         state=state, value=value, params=trial.settings, distributions=domains, intermediate_values=losses
     )
+
+
+PRICED: dict[str, Any] = {"lr": {"loguniform": [1e-4, 1e-1]}, "n_cmps": {"logint": [1, 64]}}
+
+
+def a_front(trials: int = 48) -> list[tuple[dict[str, Any], list[float], str]]:
+    """Trials whose loss falls with their price, each price with its own best learning rate, lower for dear ones."""
+    found = []
+    for number in range(trials):
+        n_cmps = 2 ** (number % 7)
+        lr = 10 ** -(1.1 + 2.8 * (number * 0.618 % 1))
+        off = math.log10(lr) + 1.5 + math.log2(n_cmps) / 4
+        found.append(({"lr": lr, "n_cmps": n_cmps}, [3.0 - 0.2 * math.log2(n_cmps) + off**2], "finished"))
+    return found
+
+
+def test_a_search_of_the_front_suggests_at_every_price_and_one_of_the_loss_at_the_dear_end() -> None:
+    history = history_of(a_front())
+
+    def prices(objective: str) -> list[int]:
+        space = make_space(searched=PRICED, num_samples=500, startup_trials=3, objective=objective)
+        return sorted(suggest(space, number, history)["n_cmps"] for number in range(100, 160))
+
+    assert prices("loss")[15] > 24
+    front = prices("front")
+    assert front[12] < 12 and front[-15] > 32
+    assert len({int(math.log2(price)) for price in front}) == 7
+
+
+def test_a_suggestion_within_a_budget_learns_from_what_is_best_within_it() -> None:
+    """At the cheap end a high learning rate is best, at the dear end a low one."""
+    space = make_space(searched=PRICED, num_samples=500, startup_trials=3, objective="front")
+    history = history_of(a_front())
+    made = [suggest(space, number, history) for number in range(100, 200)]
+
+    def mean_log(cheap: bool) -> float:
+        logs = [math.log10(one["lr"]) for one in made if (one["n_cmps"] <= 4) == cheap]
+        return sum(logs) / len(logs)
+
+    assert mean_log(cheap=True) > -2.1 > -2.3 > mean_log(cheap=False)
+
+
+def test_a_nested_trial_is_known_at_the_price_of_each_of_its_prefixes() -> None:
+    space = Space.from_dict({"model_string": "m", "dataset": "d", "nested": True, **PRICED})
+    history = history_of(
+        [({"lr": 0.01, "n_cmps": 8}, [2.0], "finished"), ({"lr": 0.02, "n_cmps": 1}, [2.5], "finished")]
+    )
+    report = history.trials[0].best_report
+    assert report is not None
+    report["nested"] = {"1": 2.3, "2": 2.2, "4": 2.1}
+    evidence = Evidence(space, varied(distributions(space)))
+    evidence.update(history)
+
+    assert evidence.price_range() == (1.0, 8.0)
+    assert [good.tolist() for good, _ in (evidence.split(), evidence.split(1.0))] == [[0], [0]]
+    report["nested"]["1"] = 2.6
+    again = Evidence(space, varied(distributions(space)))
+    again.update(history)
+    assert again.split(1.0)[0].tolist() == [1]

@@ -1,5 +1,6 @@
 """optuna.log, the tables and best/ follow the journal, and cannot hurt the search."""
 
+import dataclasses
 import io
 import json
 import logging
@@ -18,6 +19,7 @@ from cmp.results.folder import ResultsFolder
 from cmp.results.history import History
 from cmp.results.journal import read_events
 from cmp.search.decide.ledger import Ledger
+from cmp.store import replace_folder
 from cmp.train.session import TrialOutcome
 from tests.search.fake_search import Clock, KilledError, make_space, run
 
@@ -174,3 +176,98 @@ def test_best_is_not_copied_again_at_a_start_that_finds_it_right(tmp_path: Path)
     write_best(ledger, 0, "further")
     Ledger(make_space(), ResultsFolder(tmp_path), Clock()).begin()
     assert (tmp_path / "best" / "config.json").read_text() == "first"
+
+
+def front_of(path: Path) -> dict[int, tuple[int, str]]:
+    """By positions: whose compressor lies there, and its config."""
+    found = {}
+    for folder in (path / "front").iterdir():
+        note = read_note(folder)
+        assert note is not None and note.positions == int(folder.name)
+        found[note.positions] = note.trial, (folder / "config.json").read_text()
+    return found
+
+
+def a_ledger(path: Path, prices: list[int], **search: Any) -> Ledger:
+    """With a trial of one epoch at each of these numbers of vectors, at work."""
+    space = make_space(n_epochs=2, searched={"n_cmps": {"choice": prices}}, startup_trials=99, **search)
+    ledger = Ledger(space, ResultsFolder(path), Clock())
+    numbers = {}
+    while len(numbers) < len(prices) and (suggested := ledger.next_trial()) is not None:
+        numbers[suggested.settings["n_cmps"]] = suggested.number
+    assert sorted(numbers) == sorted(prices)
+    return ledger
+
+
+def trial_at(ledger: Ledger, n_cmps: int) -> int:
+    return next(number for number, trial in ledger.history.trials.items() if trial.settings["n_cmps"] == n_cmps)
+
+
+def test_front_holds_the_best_compressor_for_every_price_and_drops_what_is_beaten(tmp_path: Path) -> None:
+    ledger = a_ledger(tmp_path, [1, 4, 16], objective="front")
+
+    def report(n_cmps: int, epoch: int, loss: float) -> None:
+        number = trial_at(ledger, n_cmps)
+        write_best(ledger, number, f"{n_cmps}/{epoch}")
+        ledger.report(number, {"epoch": epoch, "val_loss": loss})
+
+    report(16, 1, 2.0)
+    report(1, 1, 2.6)
+    assert front_of(tmp_path) == {1: (trial_at(ledger, 1), "1/1"), 16: (trial_at(ledger, 16), "16/1")}
+    report(4, 1, 1.9)
+    assert sorted(front_of(tmp_path)) == [1, 4], "16 vectors are beaten by 4"
+    report(16, 2, 1.8)
+    assert front_of(tmp_path)[16] == (trial_at(ledger, 16), "16/2")
+    assert (tmp_path / "best" / "config.json").read_text() == "16/2"
+
+    ledger.close()
+    (tmp_path / "front" / "4" / "search.json").unlink()
+    Ledger(ledger.space, ResultsFolder(tmp_path), Clock()).begin()
+    assert sorted(front_of(tmp_path)) == [1, 4, 16], "made up for at the next start"
+
+
+def test_files_of_the_front_are_shared_with_the_trial_and_stay_when_it_goes_on(tmp_path: Path) -> None:
+    ledger = a_ledger(tmp_path, [4])
+    write_best(ledger, 0, "first")
+    ledger.report(0, {"epoch": 1, "val_loss": 2.0})
+    shown, source = tmp_path / "front" / "4" / "config.json", ledger.folder.trial(0) / "best"
+    assert shown.samefile(source / "config.json")
+    assert not (tmp_path / "best" / "config.json").samefile(shown)
+
+    replace_folder(source, lambda new: (new.mkdir(), (new / "config.json").write_text("further")))  # as a trial does
+
+    assert shown.read_text() == "first"
+
+
+def test_a_prefix_on_the_front_is_the_same_compressor_that_makes_fewer_vectors(tmp_path: Path) -> None:
+    ledger = a_ledger(tmp_path, [8], nested=True, objective="front")
+    write_best(ledger, 0, json.dumps({"settings": {"n_cmps": 8}}))
+    card = ledger.folder.trial(0) / "best" / "README.md"
+    card.write_text("# A compressor\n")
+    ledger.report(0, {"epoch": 1, "val_loss": 2.0, "nested": {"1": 2.5, "2": 2.2, "4": 1.9}})
+
+    found = front_of(tmp_path)
+
+    assert {positions: json.loads(config).get("n_cmps") for positions, (_, config) in found.items()} == {
+        1: 1,
+        2: 2,
+        4: 4,
+    }
+    assert "makes the first 2 of each piece's vectors" in (tmp_path / "front" / "2" / "README.md").read_text()
+    assert "val_loss is 2.2000" in (tmp_path / "front" / "2" / "README.md").read_text()
+    assert card.read_text() == "# A compressor\n", "the trial's own is as it was"
+    assert "n_cmps" in (ledger.folder.trial(0) / "best" / "config.json").read_text()
+
+
+def test_best_is_the_lowest_loss_within_the_budget_and_another_budget_is_no_other_search(tmp_path: Path) -> None:
+    ledger = a_ledger(tmp_path, [1, 4, 16], best_positions=8)
+    for n_cmps, loss in ((1, 2.6), (4, 2.2), (16, 1.9)):
+        write_best(ledger, trial_at(ledger, n_cmps), str(n_cmps))
+        ledger.report(trial_at(ledger, n_cmps), {"epoch": 1, "val_loss": loss})
+    note = read_note(tmp_path / "best")
+    assert note is not None and (note.positions, note.val_loss) == (4, 2.2)
+    ledger.close()
+
+    wider = dataclasses.replace(ledger.space, search=dataclasses.replace(ledger.space.search, best_positions=None))
+    Ledger(wider, ResultsFolder(tmp_path), Clock()).begin()
+    assert (tmp_path / "best" / "config.json").read_text() == "16"

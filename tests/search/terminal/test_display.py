@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cmp.results.folder import ResultsFolder
+from cmp.results.front import best_point
 from cmp.results.history import History
 from cmp.results.scores import Candidate, CompressorScores, Interval, SplitScores
 from cmp.search.run import standard_output
@@ -242,10 +243,10 @@ def scores_of(trial: int, epoch: int) -> SplitScores:
 def test_the_last_lines_begin_with_what_the_best_is_worth_on_test_beside_its_controls(
     space: Space, with_control: History
 ) -> None:
-    best = with_control.best()
+    best = best_point(space, with_control)
     assert best is not None
 
-    text = messages.best_text(best, with_control, space, scores_of(best.number, 2))
+    text = messages.best_text(best, with_control, space, scores_of(best.trial, 2))
 
     lines = text.splitlines()
     assert lines[0] == "Best: 4 vectors do the work of 8.0 tokens of text (gain 2.0)"
@@ -264,7 +265,7 @@ def test_the_last_lines_begin_with_what_the_best_is_worth_on_test_beside_its_con
 
 
 def test_scores_of_another_trial_are_not_passed_off_as_the_bests(space: Space, with_control: History) -> None:
-    best = with_control.best()
+    best = best_point(space, with_control)
     assert best is not None
 
     text = messages.best_text(best, with_control, space, scores_of(3, 1))
