@@ -212,15 +212,18 @@ def journal_at(url: str) -> bytes:
     client = from_url(f"{scheme}://{bucket}", client_options={"allow_http": True})  # type: ignore[arg-type]
     while True:
         found = sorted(item["path"] for item in obstore.list(client, f"{prefix}/journal").collect())
-        together = [path for path in found if path.endswith(".jsonl")]
-        put_together = max(map(_number, together), default=0)
-        single = [path for path in found if path.endswith(".json") and _number(path) > put_together]
-        assert [_number(path) for path in single] == list(range(put_together + 1, put_together + 1 + len(single)))
         try:
-            return b"".join(bytes(obstore.get(client, path).bytes()) for path in [*together[-1:], *single])
-        except FileNotFoundError:  # a session has ended meanwhile
+            contents = {path: bytes(obstore.get(client, path).bytes()) for path in found}
+        except FileNotFoundError:  # events were put together meanwhile
             continue
+        lines: dict[int, bytes] = {}
+        for path, content in contents.items():
+            for number, line in enumerate(content.splitlines(keepends=True), start=_number(path)):
+                assert lines.setdefault(number, line) == line, f"two events {number}"
+        assert sorted(lines) == list(range(1, len(lines) + 1)), "an event is missing"
+        return b"".join(line for _, line in sorted(lines.items()))
 
 
 def _number(path: str) -> int:
-    return int(path.rpartition("/")[2].partition(".")[0])
+    """Of the first event in an object."""
+    return int(path.rpartition("/")[2][:8])

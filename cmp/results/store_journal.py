@@ -1,18 +1,19 @@
 """The journal on an object store: one object per event, created once before the event has its effect.
 
-    journal/<search>/00000017.json      event 17, one line
-    journal/<search>/00000120.jsonl     events 1 to 120, put together at the end of a session
+    journal/<search>/00000417.json               event 417, one line
+    journal/<search>/00000001-00000416.jsonl     events 1 to 416, put together
 
 To create an object that nobody has created is durability and fencing in one: of two searches that write to the same
-place, the later one to open the journal goes on, the other finds its next event taken and stops. At the end of a
-session its events become one object; the objects of sessions' first events stay, because one of these is what a search
-that was cut off for a while would want to create next. The file on this disk is a copy for readers.
+place, the later one to open the journal goes on, the other finds its next event taken and stops. After every thousand
+events and at a session's end those that are still single are put together in one more object; but the objects of
+sessions' first events stay, because one of these is what a search that was cut off for a while would want to create
+next. The file on this disk is a copy for readers.
 """
 
 import json
 import logging
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from cmp.objects import NoObjectError, ObjectStore, StoreError
@@ -24,8 +25,11 @@ logger = logging.getLogger(__name__)
 
 FIRST_EVENT = "session"
 """What every session begins with."""
+TOGETHER = 1000
+"""So many single events are put together, while a search runs: each is a request when the journal is opened."""
 
-_NAME = re.compile(r"(\d{8})\.(jsonl?)")
+_SINGLE = re.compile(r"(\d{8})\.json")
+_MANY = re.compile(r"(\d{8})-(\d{8})\.jsonl")
 _READ_TRIES = 5
 
 
@@ -47,7 +51,9 @@ class StoreJournal(Journal):
 
     def __init__(self, folder: ResultsFolder, **options: Any) -> None:
         self._store = journal_store(folder)
-        copy_journal(folder)
+        lines, self._together = copy_journal(folder)
+        self._single = lines[self._together :]
+        self._firsts = {number for number, line in enumerate(lines, start=1) if _is_first(line)}
         super().__init__(folder.journal, **options)
 
     def append(self, event: Mapping[str, Any]) -> Event:
@@ -59,18 +65,31 @@ class StoreJournal(Journal):
         """
         if self._closed:
             raise ValueError(f"{self._store.url} was closed")
-        name, line = _name(self.length + 1, "json"), event_line(event)
+        name, line = _name(self.length + 1), event_line(event)
         if not _told(self._store, lambda store: store.create_once(name, line)):
             raise AnotherWriterError(self._store.url, f"it has written {name}")
-        return super().append(event)
+        self._single.append(line)
+        if _is_first(line):
+            self._firsts.add(self.length + 1)
+        written = super().append(event)
+        if len(self._single) >= TOGETHER:
+            self._put_together()
+        return written
 
     def close(self) -> None:
-        """Put the events together; what fails now is done at the end of the next session."""
+        """Put together what is still single, and write no more."""
         super().close()
+        self._put_together()
+
+    def _put_together(self) -> None:
+        """What fails now is done the next time."""
         try:
-            compact(self._store.briefly(), self.path.read_bytes())
-        except OSError as error:
+            put_together(self._store.briefly(), self._together, self._single, self._firsts)
+        except StoreError as error:
             logger.warning("the journal's objects were not put together: %s", error)
+        else:
+            self._together += len(self._single)
+            self._single = []
 
 
 def journal_store(folder: ResultsFolder) -> ObjectStore:
@@ -78,68 +97,73 @@ def journal_store(folder: ResultsFolder) -> ObjectStore:
     return ObjectStore(f"{folder.url}/journal/{folder.search_id}")
 
 
-def copy_journal(folder: ResultsFolder) -> None:
+def copy_journal(folder: ResultsFolder) -> tuple[list[bytes], int]:
     """Make `folder.journal` what the store says.
+
+    Returns:
+        All events, a line each; and how many of them were put together.
 
     Raises:
         JournalError: the store does not answer, or an event is missing.
     """
-    content = _told(journal_store(folder), read_lines)
+    lines, together = _told(journal_store(folder), read_lines)
     with replacing(folder.journal) as temporary:
-        temporary.write_bytes(content)
+        temporary.write_bytes(b"".join(lines))
+    return lines, together
 
 
-def read_lines(store: ObjectStore) -> bytes:
-    """All events, a line each.
+def read_lines(store: ObjectStore) -> tuple[list[bytes], int]:
+    """All events, a line each; and how many of them were put together.
 
     Raises:
         JournalError: an event is missing.
         StoreError: the store does not answer.
     """
     for _ in range(_READ_TRIES):
-        together, number, single = _parts(store.list())
+        names = store.list()
+        ranges = sorted((int(found[1]), int(found[2])) for found in map(_MANY.fullmatch, names) if found)
         try:
-            content = b"".join(store.get_all(together[-1:]))
-            lines = store.get_all(single)
-        except NoObjectError:  # a session has just ended, and its events became one object
+            lines: list[bytes] = []
+            for (start, end), content in zip(ranges, store.get_all(_name(*one) for one in ranges), strict=True):
+                if start <= len(lines) + 1 <= end:  # a search that was cut off may have put less together, too
+                    lines += content.splitlines(keepends=True)[len(lines) + 1 - start :]
+            together = len(lines)
+            single = [name for name in names if (found := _SINGLE.fullmatch(name)) and int(found[1]) > together]
+            lines += store.get_all(single)
+        except NoObjectError:  # events were put together just now
             continue
-        for index, name in enumerate(single, start=number + 1):
-            if name != _name(index, "json"):
-                raise JournalError(
-                    None, f"{store.url}: event {index} is missing; restore it or start over with --fresh"
-                )
-        return content + b"".join(lines)
+        for number, name in enumerate(single, start=together + 1):
+            if name != _name(number):
+                message = f"{store.url}: event {number} is missing; restore it or start over with --fresh"
+                raise JournalError(None, message)
+        return lines, together
     raise StoreError(f"{store.url}: changed with every try to read it", passing=True)
 
 
-def compact(store: ObjectStore, content: bytes) -> None:
-    """Put all events, a line each, into one object; then delete what it replaces, but for sessions' first events."""
-    lines = content.splitlines(keepends=True)
-    together, number, _ = _parts(names := store.list())
-    if len(lines) <= number:
-        return
-    whole = _name(len(lines), "jsonl")
-    if not store.create_once(whole, content):
-        raise StoreError(f"{store.url}/{whole} exists and is another one")
-    firsts = {_name(index, "json") for index, line in enumerate(lines, start=1) if _is_first(line)}
-    replaced = {_name(index, "json") for index in range(1, len(lines) + 1)} & set(names)
-    store.delete([*(replaced - firsts), *together])
+def put_together(store: ObjectStore, together: int, single: Sequence[bytes], firsts: Collection[int]) -> None:
+    """Make one object of single events, then delete theirs, but for sessions' first events.
+
+    Args:
+        store: of the journal.
+        together: how many events have been put together before.
+        single: the events after these, a line each.
+        firsts: numbers of the events that sessions began with.
+    """
+    last = together + len(single)
+    if single:
+        name = _name(together + 1, last)
+        if not store.create_once(name, b"".join(single)):
+            raise StoreError(f"{store.url}/{name} exists and is another one")
+    replaced = {_name(number) for number in range(1, last + 1) if number not in firsts}
+    store.delete(name for name in store.list() if name in replaced)
 
 
 def _is_first(line: bytes) -> bool:
     return f'"{FIRST_EVENT}"'.encode() in line and json.loads(line)["event"] == FIRST_EVENT
 
 
-def _parts(names: list[str]) -> tuple[list[str], int, list[str]]:
-    """Objects of many events, the number of events in the longest, and the single events after those."""
-    found = [(match[0], int(match[1]), match[2]) for match in map(_NAME.fullmatch, names) if match is not None]
-    together = [name for name, _, kind in found if kind == "jsonl"]
-    number = max((number for _, number, kind in found if kind == "jsonl"), default=0)
-    return together, number, [name for name, index, kind in found if kind == "json" and index > number]
-
-
-def _name(number: int, kind: str) -> str:
-    return f"{number:08d}.{kind}"
+def _name(number: int, last: int | None = None) -> str:
+    return f"{number:08d}.json" if last is None else f"{number:08d}-{last:08d}.jsonl"
 
 
 def _told(store: ObjectStore, action: Callable[[ObjectStore], Any]) -> Any:

@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 
 from cmp.objects import NoObjectError, ObjectStore, StoreError
-from cmp.results import lease, mirror, opening
+from cmp.results import lease, mirror, opening, store_journal
 from cmp.results.best import BestNote, write_note
 from cmp.results.folder import FolderInUseError, ResultsFolder
 from cmp.results.journal import AnotherWriterError, JournalError, read_events
 from cmp.results.mirror import mirrored
 from cmp.results.opening import open_results, reading, set_aside
-from cmp.results.store_journal import StoreJournal, compact, copy_journal, journal_store, open_journal
+from cmp.results.store_journal import StoreJournal, copy_journal, journal_store, open_journal, put_together
 from cmp.search.decide.ledger import Ledger
 from cmp.space.errors import UserError
 from cmp.store import local_folder, write_text
@@ -64,7 +64,7 @@ def test_every_event_is_an_object_until_the_end_of_the_session(s3: str) -> None:
     assert json.loads(journal_store(folder).get("00000002.json")) == event(0)
     assert events_at(s3) == read_events(folder.journal) == written
     journal.close()
-    assert names(folder) == ["00000001.json", "00000003.jsonl"], "the first event of a session stays"
+    assert names(folder) == ["00000001-00000003.jsonl", "00000001.json"], "the first event of a session stays"
     assert events_at(s3) == written
 
 
@@ -81,7 +81,8 @@ def test_another_machine_with_an_empty_disk_goes_on_with_the_journal(
         journal.append(event(number))
         journal.close()
     assert [one["event"] for one in events_at(s3)] == ["session", "reported"] * 3
-    assert names(folder) == ["00000001.json", "00000003.json", "00000005.json", "00000006.jsonl"]
+    firsts = ["00000001.json", "00000003.json", "00000005.json"]
+    assert names(folder) == sorted([*firsts, *(f"{n:08d}-{n + 1:08d}.jsonl" for n in (1, 3, 5))])
 
 
 def test_of_two_writers_the_later_to_open_goes_on_and_the_other_stops_before_any_effect(
@@ -172,15 +173,47 @@ def test_putting_together_may_be_cut_off_anywhere(s3: str, monkeypatch: pytest.M
 
     monkeypatch.setattr(ObjectStore, "delete", die_after)
     with pytest.raises(StoreError, match="killed"):
-        compact(store, journal.path.read_bytes())
+        put_together(store, 0, journal.path.read_bytes().splitlines(keepends=True), {1})
     monkeypatch.undo()
-    assert store.list()[-1] == "00000004.jsonl" if done == 3 else "00000004.jsonl" in store.list()
+    assert len(store.list()) == 5 - done
 
     again = open_journal(open_results(s3))
     assert list(again.read()) == [session(1), event(0), event(1), event(2)]
     again.append(session(2))
     again.close()
-    assert names(folder) == ["00000001.json", "00000005.json", "00000005.jsonl"]
+    assert names(folder) == ["00000001-00000004.jsonl", "00000001.json", "00000005-00000005.jsonl", "00000005.json"]
+
+
+def test_a_long_session_puts_its_events_together_from_time_to_time(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store_journal, "TOGETHER", 10)
+    folder = open_results(s3)
+    journal = open_journal(folder)
+    written = [journal.append(one) for one in (session(1), *map(event, range(24)))]
+
+    many = ["00000001-00000010.jsonl", "00000001.json", "00000011-00000020.jsonl"]
+    assert names(folder) == [*many, *(f"{number:08d}.json" for number in range(21, 26))]
+    assert events_at(s3) == written
+    again = open_journal(open_results(s3))
+    assert list(again.read()) == written
+    again.append(session(2))
+    with pytest.raises(AnotherWriterError):
+        journal.append(event(24))
+    journal.close()
+    again.close()
+    assert [one["event"] for one in events_at(s3)] == ["session", *24 * ["reported"], "session"]
+
+
+def test_two_writers_that_put_together_different_ranges_lose_and_repeat_nothing(s3: str) -> None:
+    first = open_journal(open_results(s3))
+    first.append(session(1))
+    first.append(event(0))
+    second = open_journal(open_results(s3))
+    second.append(session(2))
+    second.append(event(1))
+    second.close()
+    first.close()
+    assert names(open_results(s3))[:2] == ["00000001-00000002.jsonl", "00000001-00000004.jsonl"]
+    assert events_at(s3) == [session(1), event(0), session(2), event(1)]
 
 
 def test_a_reader_gets_everything_while_a_session_ends(s3: str) -> None:
@@ -214,7 +247,7 @@ def test_a_search_on_a_store_killed_again_and_again_on_other_machines_ends_like_
     rng = random.Random(seed)
     for start in range(1000):
         use_machine(monkeypatch, tmp_path / f"machine-{start}")
-        monkeypatch.setattr("cmp.results.store_journal.compact", rng.choice([compact, lambda store, content: None]))
+        monkeypatch.setattr(store_journal, "put_together", rng.choice([put_together, lambda *all_of_it: None]))
         try:
             run(space, open_results(s3), kill_after_events=rng.randint(1, 12))
             break
