@@ -130,3 +130,46 @@ def _wait_for(run: Run, condition: object) -> None:
     while not condition():  # type: ignore[operator]
         assert run.process.poll() is None and time.time() < end, run.text()
         time.sleep(0.1)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(500)
+@pytest.mark.parametrize("workers", [1, 2])
+def test_nodes_that_share_nothing_but_the_store_search_together(
+    tmp_path: Path, s3: str, workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With one worker a node is lost as well, and the other goes on with its trial; two workers span both nodes."""
+    from ray.cluster_utils import Cluster
+
+    monkeypatch.setenv("RAY_worker_niceness", "0")
+    monkeypatch.delenv("CMP_CACHE", raising=False)  # it would travel, and be the same everywhere
+    more = {"n_epochs": 6, "n_train_loops": 40, "resources": {"workers": workers, "cpus_per_worker": 1}}
+    search = Search(tmp_path, {**settings(**more), "search": {"num_samples": 4, "min_peers": 4}}, store=s3)
+    caches = [{"XDG_CACHE_HOME": str(tmp_path / f"node-{number}")} for number in range(2)]
+    head = {"num_cpus": 1, "include_dashboard": False, "env_vars": caches[0]}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
+    try:
+        second = cluster.add_node(num_cpus=1, env_vars=caches[1])
+        output = (tmp_path / "output.txt").open("w")
+        run = subprocess.Popen(
+            [sys.executable, "search.py", str(search.space), "--address", cluster.address],
+            cwd=REPOSITORY, stdout=output, stderr=subprocess.STDOUT, env={**os.environ, **caches[0]},
+        )  # fmt: skip
+        end = time.time() + 200
+        while len(search.events("reported")) < 4:
+            assert run.poll() is None and time.time() < end, (tmp_path / "output.txt").read_text()
+            time.sleep(0.2)
+        if workers == 1:
+            assert all(
+                list((tmp_path / f"node-{number}" / "cmp" / "results").glob("*/trials/*")) for number in range(2)
+            )
+            cluster.remove_node(second, allow_graceful=False)
+        code = run.wait(300)
+    finally:
+        cluster.shutdown()
+
+    text = (tmp_path / "output.txt").read_text()
+    assert code == 0, text
+    assert violations(search.journal, ended=True) == []
+    assert len(search.events("finished")) == len({event["trial"] for event in search.events("suggested")})
+    assert {"best/current", "report.html", "test.json"} <= set(ObjectStore(f"{s3}/tiny").list()), text
