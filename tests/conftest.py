@@ -7,7 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.stores import Gate, forget_connections, make_bucket, s3_environment, start_s3
+from cmp.objects import ObjectStore
+from tests.stores import (
+    Gate,
+    forget_connections,
+    gs_environment,
+    in_google_words,
+    make_bucket,
+    s3_environment,
+    start_azurite,
+    start_s3,
+)
 from tests.tiny import save_tiny_model, write_tiny_text
 
 # Tiny tensors gain nothing from a second thread, and threads that wait for each other beside other tests lose a lot.
@@ -42,4 +52,37 @@ def s3(s3_gate: Gate, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     make_bucket(s3_gate.port, bucket)
     forget_connections()
     yield f"s3://{bucket}/results"
+    forget_connections()
+
+
+@pytest.fixture(scope="session")
+def gs_port() -> Iterator[int]:
+    with start_s3(in_google_words) as port:
+        make_bucket(port, "bucket")
+        yield port
+
+
+@pytest.fixture(scope="session")
+def azurite() -> Iterator[dict[str, str] | None]:
+    with start_azurite("bucket") as environment:
+        yield environment
+
+
+@pytest.fixture(params=["s3", "gs", "az"])
+def store(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[ObjectStore]:
+    """An empty prefix on each kind of store; Azure's only where its emulator is installed."""
+    forget_connections()
+    if request.param == "s3":
+        yield ObjectStore(request.getfixturevalue("s3"))
+        return
+    environment = (
+        gs_environment(request.getfixturevalue("gs_port"))
+        if request.param == "gs"
+        else request.getfixturevalue("azurite")
+    )
+    if environment is None:
+        pytest.skip("no azurite-blob on the path; npm install azurite brings it")
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    yield ObjectStore(f"{request.param}://bucket/{request.node.name}")
     forget_connections()

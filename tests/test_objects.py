@@ -5,7 +5,6 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -15,39 +14,6 @@ from cmp import objects
 from cmp.objects import NoObjectError, ObjectStore, StoreError, is_url, url_mistake
 from tests import stores
 from tests.stores import Gate
-
-
-@pytest.fixture(scope="module")
-def gs_port() -> Iterator[int]:
-    with stores.start_s3(stores.in_google_words) as port:
-        stores.make_bucket(port, "bucket")
-        yield port
-
-
-@pytest.fixture(scope="module")
-def azurite() -> Iterator[dict[str, str] | None]:
-    with stores.start_azurite("bucket") as environment:
-        yield environment
-
-
-@pytest.fixture(params=["s3", "gs", "az"])
-def store(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[ObjectStore]:
-    """An empty prefix on each kind of store."""
-    stores.forget_connections()
-    if request.param == "s3":
-        yield ObjectStore(request.getfixturevalue("s3"))
-        return
-    environment = (
-        stores.gs_environment(request.getfixturevalue("gs_port"))
-        if request.param == "gs"
-        else request.getfixturevalue("azurite")
-    )
-    if environment is None:
-        pytest.skip("no azurite-blob on the path; npm install azurite brings it")
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    yield ObjectStore(f"{request.param}://bucket/{request.node.name}")
-    stores.forget_connections()
 
 
 def test_what_was_put_is_got_listed_and_deleted(store: ObjectStore) -> None:

@@ -261,6 +261,25 @@ def test_a_search_on_a_store_killed_again_and_again_on_other_machines_ends_like_
     assert trajectory(folder.journal) == trajectory(tmp_path / "whole" / "journal.jsonl")
 
 
+def test_a_search_is_the_same_on_every_kind_of_store(store: ObjectStore, tmp_path: Path) -> None:
+    space = make_space(max_concurrent=1)
+    run(space, tmp_path / "whole")
+    for _ in range(100):
+        folder = open_results(store.url)
+        try:
+            with folder.lock(), mirrored(folder):
+                run(space, folder, kill_after_events=17, views=True)
+            break
+        except KilledError:
+            continue
+
+    with reading(store.url) as copy:
+        assert trajectory(copy.journal) == trajectory(tmp_path / "whole" / "journal.jsonl")
+        assert copy.space.exists() and copy.trials_csv.exists()
+    assert set_aside(open_results(store.url)) == f"{store.url}.1"
+    assert len(events_at(f"{store.url}.1")) > 20
+
+
 @pytest.fixture
 def short_watch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lease, "BEAT_SECONDS", 0.3)
