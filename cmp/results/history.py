@@ -195,6 +195,12 @@ class History:
         """How many trials have this status."""
         return sum(trial.status == status for trial in self.trials.values())
 
+    @property
+    def mostly_failed(self) -> bool:
+        """More than half of the trials that ended have failed: what is best then says little about the space."""
+        ended = sum(trial.has_ended for trial in self.trials.values())
+        return 2 * self.count("failed") > ended
+
     def pause(self, number: int) -> None:
         """A trial is not at work any more, though it has not ended. Only shown: no decision depends on it."""
         trial = self.record(number)

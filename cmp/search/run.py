@@ -32,6 +32,7 @@ from cmp.space.errors import (
     EXIT_CLUSTER_LOST,
     EXIT_FINISHED,
     EXIT_INTERRUPTED,
+    EXIT_MOSTLY_FAILED,
     EXIT_NO_SUCCESS,
     UserError,
 )
@@ -257,7 +258,9 @@ class _Search:
             messages.print_partial(self.console, self.space, ledger.history, self.folder, self.why)
             return self.exit_code
         messages.print_results(self.console, self.space, ledger.history, self.folder)
-        return EXIT_NO_SUCCESS if ledger.history.best() is None else EXIT_FINISHED
+        if ledger.history.best() is None:
+            return EXIT_NO_SUCCESS
+        return EXIT_MOSTLY_FAILED if ledger.history.mostly_failed else EXIT_FINISHED
 
 
 @dataclass

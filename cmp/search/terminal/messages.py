@@ -2,6 +2,7 @@
 
 import shlex
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -56,6 +57,8 @@ def print_results(console: Console, space: Space, history: History, folder: Resu
             f"No trial succeeded; the reasons are in {folder}/{folder.trials_csv.name} and in each trial's log.txt.",
         )
         return
+    if history.mostly_failed:
+        say(console, failures_text(history))
     if best is None:
         say(console, f"No compressor has at most {space.search.best_positions} positions (search.best_positions).")
     else:
@@ -96,6 +99,17 @@ def front_text(space: Space, history: History) -> str:
         for point in points
     ]
     return "\n".join(["\n  The front, the lowest val_loss for every price (in front/):", *rows])
+
+
+def failures_text(history: History) -> str:
+    """That most trials failed, and why, before anything is said of the others."""
+    failed = [trial for trial in history.trials.values() if trial.status == "failed"]
+    ended = sum(trial.has_ended for trial in history.trials.values())
+    reasons = Counter(f"{trial.outcome}: {trial.reason}" for trial in failed)
+    lines = [
+        f"Most trials failed: {len(failed)} of {ended}. What is best among the others says little about this space."
+    ]
+    return "\n".join([*lines, *(f"  {number} x {reason}" for reason, number in reasons.most_common(3))]) + "\n"
 
 
 def best_text(best: Point, history: History, space: Space, scores: SplitScores | None = None) -> str:

@@ -316,3 +316,22 @@ def test_a_table_in_a_pipe_is_not_cut_to_eighty_columns(capsys: pytest.CaptureFi
 
     printed_heads = capsys.readouterr().out
     assert all(head in printed_heads for head in heads)
+
+
+def test_a_search_in_which_most_trials_failed_says_so_first(space: Space) -> None:
+    events: list[dict[str, Any]] = [{"event": "session", "run": 1, "time": 0.0}]
+    for number in range(5):
+        events += suggested(number, 0.0)
+        reason = {"kind": "failed", "reason": "no such file", "log": "log.txt", "epoch": 0}
+        events.append(
+            {"event": "failed", "trial": number, **reason, "time": 1.0} if number < 3 else report(number, 1, 2.0, 1.0)
+        )
+        events += [{"event": "finished", "trial": number, "epoch": 1, "time": 1.0}] if number >= 3 else []
+    history = History.from_events(events)
+
+    text = printed(messages.print_results, space, history, Path("results/fake"))
+
+    assert history.mostly_failed
+    assert text.index("Most trials failed: 3 of 5") < text.index("Best")
+    assert "3 x failed: no such file" in text
+    assert not History.from_events(EVENTS).mostly_failed
