@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from cmp.objects import StoreError
+from cmp.objects import ObjectStore, StoreError
 from cmp.results.best import copy_folder, read_note
 from cmp.results.folder import ResultsFolder
 
@@ -54,7 +54,8 @@ class _Mirror:
     def __init__(self, folder: ResultsFolder) -> None:
         self._folder = folder
         self._sent: dict[str, _Signature] = {}
-        self._sent_folders: dict[str, dict[str, _Signature]] = {}
+        self._sent_compressors: dict[str, dict[str, _Signature]] = {}
+        self._sent_front: list[str] | None = None
 
     def work(self, over: threading.Event) -> None:
         """Put what has changed, again and again."""
@@ -68,7 +69,7 @@ class _Mirror:
                 if self._sent.get(name) != signature:
                     self._folder.home.briefly.send(name)
                     self._sent[name] = signature
-            self._send_folders()
+            self._send_compressors()
         except FileNotFoundError:
             return  # replaced at this moment: next time
         except StoreError as error:
@@ -85,22 +86,34 @@ class _Mirror:
                 path = Path(parent) / name
                 yield str(path.relative_to(root)), _signature(path)
 
-    def _send_folders(self) -> None:
-        """Put best/ and the front's folders as versions of their own: a reader gets the old one or the new one."""
-        root = self._folder.path
-        for path in (self._folder.best, *self._folder.front.glob("[0-9]*")):
-            self._send_folder(str(path.relative_to(root)), path)
+    def _send_compressors(self) -> None:
+        """Put best/ and the front's folders, and remove from the store what is on the front no more."""
+        folder = self._folder
+        front = sorted(path.name for path in folder.front.glob("[0-9]*"))
+        for name in ["best", *(f"front/{price}" for price in front)]:
+            path = folder.path / name
+            signature = {file.name: _signature(file) for file in path.iterdir()} if path.is_dir() else {}
+            if signature != self._sent_compressors.get(name, {}):
+                send_compressor(folder, name)
+                self._sent_compressors[name] = signature
+        if front and front != self._sent_front:  # none at all: it was not worked out here yet
+            there = ObjectStore(f"{folder.url}/front").briefly()
+            there.delete(name for name in there.list() if name.split("/")[0] not in front)
+            self._sent_front = front
 
-    def _send_folder(self, name: str, path: Path) -> None:
-        signature = {file.name: _signature(file) for file in path.iterdir()} if path.is_dir() else {}
-        if signature == self._sent_folders.get(name, {}):
-            return
-        with tempfile.TemporaryDirectory(prefix="cmp-") as temporary:
-            copy = Path(temporary) / "copy"
-            copy_folder(path, copy)
-            if (note := read_note(copy)) is not None:
-                (self._folder.home.briefly / name).send_folder(f"{note.trial}-{note.epoch}", copy)
-                self._sent_folders[name] = signature
+
+def send_compressor(folder: ResultsFolder, name: str = "best") -> None:
+    """Put a copy of a compressor as a version of its own: a reader gets the old one or the new one, never a mixture.
+
+    Raises:
+        OSError: it was replaced at this moment, or the store does not answer.
+    """
+    with tempfile.TemporaryDirectory(prefix="cmp-") as temporary:
+        copy = Path(temporary) / "copy"
+        copy_folder(folder.path / name, copy)
+        if (note := read_note(copy)) is not None:
+            part = "" if note.n_cmps is None else f"-{note.n_cmps}"
+            (folder.home.briefly / name).send_folder(f"{note.trial}-{note.epoch}{part}", copy)
 
 
 def _signature(path: Path) -> _Signature:

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from cmp.results.best import read_note
 from cmp.results.folder import ResultsFolder
+from cmp.results.mirror import send_compressor
 from cmp.search.engine.footprint import Footprint
 from cmp.search.engine.task import TaskError, run_task
 from cmp.store import local_folder, write_text
@@ -32,17 +32,14 @@ def write_examples_of_best(
         must_leave: True once the user wants to go.
         avoided: nodes on which no trial may run.
     """
-    note = read_note(folder.best)
-    if note is None:
-        return
-    # On a store the same compressor is its trial's: best/ may be on its way there.
-    place = str(folder.best.absolute()) if folder.url is None else folder.best_of(note.trial)
-    work = partial(_make_examples, place)
+    work = partial(_make_examples, str(folder.best.absolute()) if folder.url is None else f"{folder.url}/best")
     try:
+        if folder.url is not None:
+            send_compressor(folder)
         examples = run_task(
             work, footprint, must_leave=must_leave, timeout_seconds=EXAMPLES_TIMEOUT_SECONDS, avoided=avoided
         )
-    except TaskError as error:
+    except (TaskError, OSError) as error:
         logger.warning("no examples of the best compressor: %s", error)
         return
     if examples is not None:

@@ -414,6 +414,30 @@ def test_best_is_put_as_one_version_after_the_other(s3: str) -> None:
         assert (copy.best / "compressor.safetensors").read_text() == "weights 2"
 
 
+def test_what_left_the_front_leaves_the_store_even_from_another_machine(
+    s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def compressor(folder: ResultsFolder, positions: int) -> None:
+        write_text(folder.front / str(positions) / "config.json", "{}")
+        write_note(folder.front / str(positions), BestNote(7, 1, 1.0, True, {}, positions))
+
+    folder = open_results(s3)
+    for positions in (2, 4):
+        compressor(folder, positions)
+    with mirrored(folder):
+        pass
+    assert {name.split("/")[0] for name in ObjectStore(f"{s3}/front").list()} == {"2", "4"}
+
+    use_machine(monkeypatch, tmp_path / "other")
+    folder = open_results(s3)
+    compressor(folder, 3)
+    with mirrored(folder):
+        pass
+    assert {name.split("/")[0] for name in ObjectStore(f"{s3}/front").list()} == {"3"}
+    with local_folder(f"{s3}/front/3") as front:
+        assert (front / "config.json").exists()
+
+
 def test_views_that_cannot_be_put_are_a_warning(
     s3: str, s3_gate: Gate, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
