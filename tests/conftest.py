@@ -18,7 +18,7 @@ from tests.stores import (
     start_azurite,
     start_s3,
 )
-from tests.tiny import save_tiny_model, write_tiny_text
+from tests.tiny import save_tiny_model, write_tiny_rows, write_tiny_text
 
 # Tiny tensors gain nothing from a second thread, and threads that wait for each other beside other tests lose a lot.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -34,6 +34,12 @@ def tiny_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_text_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Forty short documents of 300 to 600 characters, separated by `<|endoftext|>` lines."""
     return write_tiny_text(tmp_path_factory.mktemp("tiny-text") / "tiny.txt")
+
+
+@pytest.fixture(scope="session")
+def tiny_rows_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Sixty rows with the columns of SQuAD and of GLUE."""
+    return write_tiny_rows(tmp_path_factory.mktemp("tiny-rows") / "rows.jsonl")
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,6 @@
-"""The smallest real things: a saved two-layer model with its tokenizer, and a text. For fixtures and for commands."""
+"""The smallest real things: a saved two-layer model with its tokenizer, a text, rows. For fixtures and for commands."""
 
+import json
 import random
 from pathlib import Path
 
@@ -34,4 +35,17 @@ def write_tiny_text(path: Path) -> Path:
     rng = random.Random(0)
     documents = [" ".join(rng.choice(WORDS) for _ in range(rng.randrange(80, 120))) + "." for _ in range(40)]
     path.write_text("\n<|endoftext|>\n".join(documents) + "\n", encoding="utf-8")
+    return path
+
+
+def write_tiny_rows(path: Path) -> Path:
+    """Sixty rows of JSON that fit both SQuAD's and GLUE's columns: a context, a question of its first word, a label."""
+    rng, rows = random.Random(1), []
+    for number in range(60):
+        words = [rng.choice(WORDS) for _ in range(rng.randrange(4, 12))]
+        context = f"{number} " + " ".join(words)
+        answers = {"text": [words[0], f"{number} {words[0]}"], "answer_start": [0, 0]}
+        pair = {"sentence1": context, "sentence2": words[0], "label": number % 2}
+        rows.append({"context": context, "question": f"{words[1]}?", "answers": answers, **pair})
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return path

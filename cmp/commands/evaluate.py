@@ -21,6 +21,7 @@ from rich.table import Table
 from cmp.commands.shared import add_loading_options, load_compressor, positive_int, run
 from cmp.results.recovered import recovered_fraction
 from cmp.results.worth import headline
+from cmp.results.written import WAYS, AnswerScores, Written
 from cmp.space.errors import UserError
 from cmp.space.settings import TrialSettings
 
@@ -30,6 +31,14 @@ if TYPE_CHECKING:
     from cmp.train.data import WindowSet
     from cmp.train.positions import PositionSums
     from cmp.train.scoring import WaySums
+
+
+# What described the data of its search, and is forgotten with them. How prompts are written stays: it was trained so.
+_OF_ITS_DATA = (
+    "dataset_config", "text_column", "context_column", "prompt_column", "answer_column", "answer_choices",
+    "abbrev_len", "max_val_loops",
+)  # fmt: skip
+_COLUMN_OPTIONS = {"context": "what is compressed", "prompt": "what is asked", "answer": "what is to be said"}
 
 
 @dataclass(frozen=True)
@@ -45,7 +54,7 @@ class Scores:
 
 
 @dataclass(frozen=True)
-class Row:
+class LossRow:
     """One way of reading a context.
 
     Args:
@@ -81,6 +90,9 @@ class Evaluation:
         reconstruction: of the compressed tokens; None where it was not trained.
         ways: every way of reading beside each other.
         scores: worth, gain and carried with their intervals, losses by kind of token, and costs.
+        answers: how right what is written is, by what is read; None where nothing was asked.
+        answers_kept: the memory's share of each full-context score of `answers`, as BenchPress reports it.
+        written: the answers themselves.
     """
 
     folder: str
@@ -98,8 +110,11 @@ class Evaluation:
     memory: Scores
     full_context: Scores
     reconstruction: Scores | None
-    ways: list[Row]
+    ways: list[LossRow]
     scores: "SplitScores"
+    answers: dict[str, AnswerScores] | None = None
+    answers_kept: dict[str, float | None] | None = None
+    written: Written | None = None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -130,13 +145,39 @@ def evaluate(compressor: "Compressor", args: argparse.Namespace) -> Evaluation:
     settings = _data_settings(compressor.settings, args)
     parts = []
     for windows in _window_sets(compressor, settings, args):
-        batches = validation_batches(len(windows), settings.val_batch_size, settings.max_val_loops)
+        batches = validation_batches(windows, settings.val_batch_size, settings.max_val_loops)
         parts.append((windows, batches))
     control = Compressor.text_control(args.folder, compressor.backbone)
     scores, sums = score_compressor(
         compressor, control, parts, split=args.split, n_cmps=args.vectors, show_progress=True
     )
-    return _put_together(compressor, settings.dataset, args, scores, sums)
+    found = _put_together(compressor, settings.dataset, args, scores, sums)
+    return _with_answers(found, compressor, control, [windows for windows, _ in parts], args)
+
+
+def _with_answers(
+    found: Evaluation,
+    compressor: "Compressor",
+    control: "Compressor | None",
+    sets: Sequence["WindowSet"],
+    args: argparse.Namespace,
+) -> Evaluation:
+    """The same, with what is written in answer to the first `--answers` rows, where the data are rows."""
+    from cmp.train.written import is_answerable, score_written
+
+    answerable = [windows for windows in sets if is_answerable(windows, compressor)]
+    if not answerable or not args.answers:
+        return found
+    parts: list[Written] = []
+    for windows in answerable:
+        count = args.answers - sum(len(part.rows) for part in parts)
+        if count > 0:
+            parts.append(
+                score_written(compressor, windows, control=control, n_cmps=args.vectors, count=count, progress=True)
+            )
+    written = dataclasses.replace(parts[0], rows=tuple(row for part in parts for row in part.rows))
+    answers = {way: written.mean(way) for way in WAYS}
+    return dataclasses.replace(found, answers=answers, answers_kept=written.kept(), written=written)
 
 
 def print_evaluation(found: Evaluation, console: Console) -> None:
@@ -159,6 +200,8 @@ def print_evaluation(found: Evaluation, console: Console) -> None:
     console.print(_ways_table(found.ways))
     if len(scores.compressors) > 1:
         console.print(_sizes_table(scores))
+    if found.written is not None:
+        console.print(_answers_table(found.written))
     console.print(_kinds_table(scores))
     console.print(_positions_table(_main_rows(found)))
     console.print("\n".join(cost_lines(scores)), markup=False, soft_wrap=True)
@@ -186,13 +229,17 @@ def _data_settings(settings: TrialSettings, args: argparse.Namespace) -> TrialSe
         "data_root": args.data_root,
         "dataset_config": args.dataset_config,
         "text_column": args.text_column,
+        "context_column": args.context_column,
+        "prompt_column": args.prompt_column,
+        "answer_column": args.answer_column,
+        "prompt_template": args.prompt_template,
         "abbrev_len": args.abbrev_len,
         "val_batch_size": args.batch_size,
         "max_val_loops": args.max_loops,
     }
     changes = {name: value for name, value in changes.items() if value is not None}
     if args.dataset is not None and args.dataset != settings.dataset:
-        forgotten = {"dataset_config": None, "text_column": None, "abbrev_len": None, "max_val_loops": None}
+        forgotten: dict[str, Any] = dict.fromkeys(_OF_ITS_DATA)
         changes = {**forgotten, **changes, "dataset": args.dataset}
     if args.all_windows:
         changes["max_val_loops"] = None
@@ -245,7 +292,7 @@ def _put_together(
         full_context=losses["full_context"],
         reconstruction=losses.get("reconstruction"),
         ways=[
-            Row(label, losses[name].loss, recovered_fraction(low, high, losses[name].loss))
+            LossRow(label, losses[name].loss, recovered_fraction(low, high, losses[name].loss))
             for name, label in _labels(sums, settings.keep_len)
         ],
         scores=scores,
@@ -276,13 +323,35 @@ def _scores(sums: "PositionSums") -> Scores:
     return Scores(sums.loss, perplexity(sums.loss), sums.accuracy, sums.top5_accuracy, tokens, sums.by_position())
 
 
-def _ways_table(rows: Sequence[Row]) -> Table:
+def _ways_table(rows: Sequence[LossRow]) -> Table:
     table = Table(title="What the model reads before the target", title_justify="left")
     table.add_column("")
     for name in ("loss", "recovered"):
         table.add_column(name, justify="right")
     for row in rows:
         table.add_row(row.read, f"{row.loss:.4f}", "" if row.recovered is None else f"{row.recovered:.3f}")
+    return table
+
+
+def _answers_table(written: Written) -> Table:
+    who = "the text control's" if written.text_by == "control" else "the bare model's"
+    table = Table(
+        title=f"What is written in answer to {len(written.rows):,} prompts, greedily; text is {who}",
+        title_justify="left",
+    )
+    means = {label: written.mean(way) for way, label in WAYS.items()}
+    known = means[WAYS["memory"]].accuracy is not None
+    names = {"exact_match": "exact match", "f1": "F1", "rouge_l": "ROUGE-L"} | (
+        {"accuracy": "accuracy"} if known else {}
+    )
+    table.add_column("")
+    for name in names.values():
+        table.add_column(name, justify="right")
+    for label, scores in means.items():
+        table.add_row(label, *(f"{getattr(scores, name):.3f}" for name in names))
+    kept = written.kept()
+    shares = ["" if (share := kept[name]) is None else f"{share:.0%}" for name in names]
+    table.add_row("kept of the full context's", *shares, style="bold")
     return table
 
 
@@ -362,6 +431,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--dataset", help="as in a space file; the data of its search by default")
     parser.add_argument("--dataset-config", metavar="NAME", help="the data set's configuration, such as glue's task")
     parser.add_argument("--text-column", metavar="NAME", help="the column to read")
+    for name, what in _COLUMN_OPTIONS.items():
+        parser.add_argument(f"--{name}-column", metavar="NAME", help=f"of rows, the column of {what}")
+    parser.add_argument("--prompt-template", metavar="TEXT", help="how a prompt is written, with {prompt} in it")
     parser.add_argument("--abbrev-len", type=positive_int, metavar="N", help="use at most this many documents")
     parser.add_argument("--data-root", metavar="FOLDER", help="the folder for tokenized data")
     parser.add_argument(
@@ -375,6 +447,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--vectors", type=positive_int, metavar="N", help="score fewer vectors than trained, with nested: true"
+    )
+    parser.add_argument(
+        "--answers",
+        type=int,
+        default=256,
+        metavar="N",
+        help="of rows, let it answer this many in four ways and score what is written; 0 for none",
     )
     amount = parser.add_mutually_exclusive_group()
     amount.add_argument(

@@ -221,10 +221,10 @@ class Compressor:
         """
         lengths = self._checked(memory)
         new: list[list[list[int]]] = [[] for _ in lengths]
-        for (length, _), rows in rows_by_key([(n, len(ids)) for n, ids in zip(lengths, before, strict=True)]).items():
-            ids = torch.tensor([list(before[row]) for row in rows], dtype=torch.long).view(len(rows), -1)
-            part = self._part(memory, rows, length, ids.shape[1] + _count_new(generation_settings))
-            made = generate_after_memory(self.model, part, token, ids, **generation_settings)
+        for length, rows in rows_by_key(lengths).items():
+            lead = padded([before[row] for row in rows], left=True)
+            part = self._part(memory, rows, length, lead[0].shape[1] + _count_new(generation_settings))
+            made = generate_after_memory(self.model, part, token, lead, **generation_settings)
             for row, some in zip(rows, made.view(len(rows), -1, made.shape[-1]).tolist(), strict=True):
                 new[row] = some
         return new
@@ -272,7 +272,7 @@ class Compressor:
             for piece in range(length // n_cmps):  # each one is read from where the decoder stood right after it
                 part = Memories(whole[:, piece * n_cmps : (piece + 1) * n_cmps], piece + 1)
                 none = torch.zeros(1, 0, dtype=torch.long)
-                ids += generate_after_memory(self.model, part, token, none, **settings)[0].tolist()
+                ids += generate_after_memory(self.model, part, token, (none, None), **settings)[0].tolist()
             texts.append(self.tokenizer.decode([*ids, *memory.kept[row]], skip_special_tokens=True))
         return texts[0] if len(texts) == 1 else texts
 
@@ -290,7 +290,7 @@ class Compressor:
         before = token_rows(self.tokenizer, context)[0] if context else []
         before = before + (token_rows(self.tokenizer, prompt)[0] if prompt else [])
         ids = torch.tensor([before], dtype=torch.long).view(1, -1)
-        new = generate_after_tokens(self.backbone, ids, **generation_settings)
+        new = generate_after_tokens(self.backbone, (ids, None), **generation_settings)
         return continuation_text(self.tokenizer, before, new[0].tolist())
 
     def fits(self, n_tokens: int) -> bool:

@@ -158,6 +158,11 @@ class Backbone:
         place = pinned(model_string, commit)
         return cls(load_model(place, options), load_tokenizer(place), name, commit)
 
+    @property
+    def slides(self) -> bool:
+        """Whether some blocks see only so many tokens back."""
+        return getattr(self.config, "sliding_window", None) is not None
+
     def embed(self, ids: torch.Tensor) -> torch.Tensor:
         """(B, T) token ids to (B, T, H) input embeddings, as the family itself scales them."""
         with torch.no_grad():
@@ -378,7 +383,7 @@ def with_bos(ids: torch.Tensor, mask: torch.Tensor | None, bos_id: int) -> tuple
         return longer, None
     first = (ids.shape[1] - mask.sum(1, keepdim=True)).to(ids.device)
     is_bos = torch.arange(longer.shape[1], device=ids.device) == first
-    mask = torch.cat([torch.zeros_like(mask[:, :1]), mask], dim=1) | is_bos
+    mask = torch.cat([mask.new_zeros(len(ids), 1), mask], dim=1) | is_bos
     return torch.where(is_bos, bos, longer), mask
 
 

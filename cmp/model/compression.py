@@ -177,7 +177,7 @@ class CompressionModel(nn.Module):
         if self.fwd is None:
             assert self.rmb is not None
             return [Task(self.rmb(), batch.target_ids, batch.target_mask)]
-        tasks = [Task(self.fwd(), batch.target_ids, batch.target_mask, *_lead(batch, parts))]
+        tasks = [Task(self.fwd(), batch.target_ids, batch.target_mask, *lead_of(batch, parts))]
         if self.rmb is not None and parts.compressed_ids.shape[1]:
             tasks.append(self._reconstruction(parts))
         return tasks
@@ -273,6 +273,9 @@ class CompressionModel(nn.Module):
         if self.rmb is None:
             raise ValueError("score_reconstruction: needs rmb_task or rmb_only")
         parts = split(batch, self.view)
+        if not parts.compressed_ids.shape[1]:  # texts no longer than what is kept of them
+            nothing = torch.zeros(len(batch.context_ids), 0, device=self.backbone.device)
+            return TokenScores(nothing, nothing.bool(), nothing.bool(), nothing.bool())
         return self._score(self.remember(parts, self.read(parts)), self._reconstruction(parts))
 
     def _score(self, memories: Memories, task: Task) -> TokenScores:
@@ -326,7 +329,7 @@ class CompressionModel(nn.Module):
             blocks = self.backbone.n_layers
             prefix = self.backbone.prefill(batch.context_ids, batch.context_mask, blocks, with_states=True)
             parts = split(batch, View())
-        return self.backbone.teacher_states(prefix, _lead(batch, parts), batch.target_ids)
+        return self.backbone.teacher_states(prefix, lead_of(batch, parts), batch.target_ids)
 
     def _shares_prefix(self, parts: Parts, view: View) -> bool:
         """Whether the teacher reads the context just as the memory does; pooled states are those of their own layer."""
@@ -338,7 +341,7 @@ class CompressionModel(nn.Module):
         return self.settings.kl_scale > 0.0
 
 
-def _lead(batch: Batch, parts: Parts) -> Stretch:
+def lead_of(batch: Batch, parts: Parts) -> Stretch:
     """What the decoder reads as text before the target: kept tokens, then the prompt."""
     return joined([(parts.kept_ids, parts.kept_mask), prompt_of(batch)])
 

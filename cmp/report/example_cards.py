@@ -24,21 +24,36 @@ def _card(example: Example, scored: int, *, is_open: bool) -> Markup:
     share = recovered_fraction(losses.no_context, losses.full_context, losses.memory)
     recovered = "the context does not help" if share is None else f"recovered {text.percent(share)}"
     rank = "the worst" if example.place == scored and scored > 1 else f"place {text.count(example.place)}"
-    columns = [
+    columns: list[tuple[str, str, float | None, str]] = [
         ("no context", written.no_context, losses.no_context, ""),
         ("memory", written.memory, losses.memory, " memory"),
         ("full context", written.full_context, losses.full_context, ""),
     ]
-    cells = "".join(
-        f'<div class="text{kind}"><h4>{name}<span>{text.loss(value)}</span></h4><p>{escape(body.strip())}</p></div>'
-        for name, body, value, kind in columns
-    )
+    if written.text is not None:
+        columns.insert(2, ("text at equal positions", written.text, None, ""))
+    cells = "".join(_cell(*column) for column in columns)
     return f"""<details class="example"{" open" if is_open else ""}>
 <summary>{rank} of {text.count(scored)} <small>{recovered}</small></summary>
 <div class="texts source"><div class="text"><h4>context</h4><p>{escape(example.context.strip())}</p></div>
 {_reconstruction(example)}
-<div class="text"><h4>what really follows</h4><p>{escape(example.target.strip())}</p></div></div>
+{_truth(example)}</div>
 <div class="texts three">{cells}</div></details>"""
+
+
+def _cell(name: str, body: str, loss: float | None, kind: str) -> Markup:
+    shown = "" if loss is None else f"<span>{text.loss(loss)}</span>"
+    return f'<div class="text{kind}"><h4>{name}{shown}</h4><p>{escape(body.strip())}</p></div>'
+
+
+def _truth(example: Example) -> Markup:
+    """What really follows, or what was asked and may be answered."""
+    if not example.golds:
+        return f'<div class="text"><h4>what really follows</h4><p>{escape(example.target.strip())}</p></div>'
+    asked = ""
+    if example.prompt is not None:
+        asked = f'<div class="text"><h4>asked</h4><p>{escape(example.prompt.strip())}</p></div>\n'
+    golds = "<br>".join(escape(gold) for gold in example.golds)
+    return f'{asked}<div class="text"><h4>right answers</h4><p>{golds}</p></div>'
 
 
 def _reconstruction(example: Example) -> Markup:

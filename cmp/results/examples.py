@@ -16,11 +16,15 @@ from cmp.store import write_text
 
 @dataclass(frozen=True)
 class Continuations:
-    """What the backbone writes (greedily) after each kind of context; as many tokens as the target has."""
+    """What the backbone writes (greedily) after each kind of context: an answer where one was asked for, else as many
+    tokens as the target has. `text` is after the context's last tokens, as many as the memory has positions; None where
+    nothing was asked.
+    """
 
     no_context: str
     memory: str
     full_context: str
+    text: str | None = None
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,8 @@ class Example:
         continuations: what is written after no context, the memory and the full context.
         losses: the losses of the true target under each.
         reconstruction: the context written back from the memory; None when not trained to (`rmb_task`, `rmb_only`).
+        prompt: what was asked of the context; None where the target simply follows it.
+        golds: all right answers; none where nothing was asked.
     """
 
     window: int
@@ -55,6 +61,8 @@ class Example:
     continuations: Continuations
     losses: ExampleLosses
     reconstruction: str | None = None
+    prompt: str | None = None
+    golds: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -107,4 +115,5 @@ def _example(raw: dict[str, Any]) -> Example:
     fields = dict(raw)
     fields["continuations"] = Continuations(**raw["continuations"])
     fields["losses"] = ExampleLosses(**raw["losses"])
+    fields["golds"] = tuple(raw.get("golds", ()))
     return Example(**fields)

@@ -20,7 +20,7 @@ from cmp.search.engine.footprint import Plan
 from cmp.search.engine.roster import Roster, Sighting
 from cmp.search.model_check import checked_model_facts
 from cmp.search.planning import plan_for
-from cmp.search.preparation import Preparation, model_fingerprint
+from cmp.search.preparation import Preparation, check_with_data, model_fingerprint
 from cmp.search.terminal.plan_text import (
     count,
     describe_data,
@@ -72,6 +72,7 @@ def _parts(space: Space, address: str | None, fresh: bool) -> Iterator[list[str]
         model = checked_model_facts(space)
         yield describe_model(space, model)
         summary = _data_summary(space, trials[0])
+        require(check_with_data(space, model, summary))
         yield describe_data(space, summary)
         yield describe_epoch(space, summary.train_windows)
         if cluster is not None:

@@ -11,6 +11,9 @@ from rich.console import Console
 from cmp.search.engine.probe import Needs, files_fingerprint
 from cmp.search.model_check import checked_model_facts
 from cmp.search.terminal.messages import say
+from cmp.search.terminal.plan_text import lost_of_rows
+from cmp.space.checks import check_against_model
+from cmp.space.errors import Problem, require
 from cmp.space.layers import ModelFacts
 from cmp.space.settings import TrialSettings, Window
 from cmp.space.space import Space
@@ -75,6 +78,7 @@ def prepare(space: Space, console: Console, noted: Mapping[str, str]) -> Prepara
     model = checked_model_facts(space, settings.model_string)
     facts = {"model": model_fingerprint(settings.model_string)}
     data = prepare_data(settled(settings, facts), space.window, progress=console.is_terminal)
+    require(check_with_data(space, model, data))
     say(console, data_line(data))
     return Preparation(facts | {"data": data.fingerprint}, data, settled(settings, facts), model)
 
@@ -94,14 +98,26 @@ def settled(settings: TrialSettings, facts: Mapping[str, str]) -> TrialSettings:
     return replace(settings, model_string=model_string, torch_dtype=torch_dtype)
 
 
+def check_with_data(space: Space, facts: ModelFacts, data: "DataSummary") -> list[Problem]:
+    """Problems that show only when the data are known: prompts too long for the model, settings of rows without any."""
+    for_rows = ("prompt_template", "chat_template", "answer_choices")
+    message = f"{space.fixed['dataset']} is plain text; name its context_column and answer_column, or remove this"
+    without = [space.problem(name, message) for name in for_rows if space.fixed[name] and not data.rows]
+    return without + check_against_model(space, facts, data.longest_prompt)
+
+
 def data_line(data: "DataSummary") -> str:
     """What the data set holds and what was left out."""
-    line = f"Data: {data.documents:,} documents, {data.train_windows:,} windows to train on, "
+    documents, windows = ("rows", "") if data.rows else ("documents", " windows")
+    line = f"Data: {data.documents:,} {documents}, {data.train_windows:,}{windows} to train on, "
     line += f"{data.validation_windows:,} to validate on and {data.test_windows:,} to test on"
-    if data.dropped_documents:
+    if data.rows:
+        line += "".join(f"; {lost}" for lost in lost_of_rows(data))
+    elif data.dropped_documents:
         line += f"; {data.dropped_documents:,} documents were too short"
     if data.repeated_documents:
-        line += f"; {data.repeated_documents:,} that are held out stand in another split too, word for word"
+        what = "contexts " if data.rows else ""
+        line += f"; {data.repeated_documents:,} {what}that are held out stand in another split too, word for word"
     if not data.from_cache:
         line += f"; tokenized in {data.seconds:.1f} s ({data.tokens_per_second:,.0f} tokens/s)"
     return line + "."

@@ -82,6 +82,39 @@ def _kept_with_reconstruction_only(space: Space) -> Iterator[_Finding]:
         yield "keep_len", f"{space.largest('keep_len')} with rmb_only, which reconstructs all of a text; use 0"
 
 
+def _half_named_rows(space: Space) -> Iterator[_Finding]:
+    context, prompt, answer, text = (
+        space.fixed[name] for name in ("context_column", "prompt_column", "answer_column", "text_column")
+    )
+    if (context is None) != (answer is None):
+        named, missing = ("answer_column", "context_column") if context is None else ("context_column", "answer_column")
+        yield named, f"{show(space.fixed[named])} without {missing}; rows need both"
+    elif prompt is not None and context is None:
+        yield "prompt_column", f"{show(prompt)} without context_column and answer_column; name all three"
+    if text is not None and context is not None:
+        yield "text_column", f"{show(text)} beside context_column; use text_column for texts, the others for rows"
+
+
+def _template_without_prompt(space: Space) -> Iterator[_Finding]:
+    template = space.fixed["prompt_template"]
+    if template is not None and space.fixed["prompt_column"] is not None and "{prompt}" not in template:
+        yield "prompt_template", f"{show(template)} has no place for the prompt; write {{prompt}} into it"
+
+
+def _one_answer_choice(space: Space) -> Iterator[_Finding]:
+    words = [word.strip() for word in (space.fixed["answer_choices"] or "").split(",")]
+    if space.fixed["answer_choices"] is not None and (len(set(words)) < max(2, len(words)) or "" in words):
+        yield (
+            "answer_choices",
+            f'{show(space.fixed["answer_choices"])} is no choice; write different words with commas, such as "no, yes"',
+        )
+
+
+def _cut_by_the_search(space: Space) -> Iterator[_Finding]:
+    if space.fixed["cut"] == "error" and space.smallest("cmp_len") != space.largest("cmp_len"):
+        yield "cut", "error, but trials with a smaller cmp_len cut contexts; fix cmp_len, or use start or end"
+
+
 def _uneven_batches(space: Space) -> Iterator[_Finding]:
     workers = space.resources.workers
     if workers is not None:
@@ -145,6 +178,10 @@ _CHECKS: list[tuple[tuple[str, ...], Callable[[Space], Iterator[_Finding]]]] = [
     (("n_cmps", "cmp_len", "seq_len", "keep_len", "piece_len", "rmb_only"), _more_positions_than_context),
     (("recursive", "piece_len"), _recursive_without_pieces),
     (("keep_len", "rmb_only"), _kept_with_reconstruction_only),
+    (("context_column", "prompt_column", "answer_column", "text_column"), _half_named_rows),
+    (("prompt_template", "prompt_column"), _template_without_prompt),
+    (("answer_choices",), _one_answer_choice),
+    (("cut", "cmp_len"), _cut_by_the_search),
     (("batch_size", "resources.workers"), _uneven_batches),
     (("search.grace_period", "n_epochs"), _grace_period_too_long),
     (("n_grad_loops", "n_train_loops", "n_epochs"), _no_optimizer_step),
@@ -223,10 +260,17 @@ def _seen_from(source: str) -> str:
     return "" if Path(source).expanduser().is_absolute() else f" (looked in {Path.cwd()})"
 
 
-def check_against_model(space: Space, facts: ModelFacts) -> list[Problem]:
-    """Problems that show only when the backbone's config is known: layers and positions."""
+def check_against_model(space: Space, facts: ModelFacts, prompt_len: int = 0) -> list[Problem]:
+    """Problems that show only when the backbone's config is known: layers and positions.
+
+    Args:
+        space: the space.
+        facts: of the backbone.
+        prompt_len: tokens of the longest prompt, once the data are known.
+    """
     model = space.fixed["model_string"]
-    return [space.problem(*found) for found in (*_layers_outside(space, facts, model), *_too_long(space, facts, model))]
+    found = (*_layers_outside(space, facts, model), *_too_long(space, facts, model, prompt_len))
+    return [space.problem(*one) for one in found]
 
 
 def _layers_outside(space: Space, facts: ModelFacts, model: str) -> Iterator[_Finding]:
@@ -240,29 +284,31 @@ def _layers_outside(space: Space, facts: ModelFacts, model: str) -> Iterator[_Fi
             return
 
 
-def _too_long(space: Space, facts: ModelFacts, model: str) -> Iterator[_Finding]:
+def _too_long(space: Space, facts: ModelFacts, model: str, prompt: int) -> Iterator[_Finding]:
     limit = facts.max_positions
     if limit is None:
         return
     context_name = "seq_len" if space.fixed["rmb_only"] else "cmp_len"
     context, target, vectors = space.largest(context_name), space.largest("seq_len"), space.largest("n_cmps")
     separator = int(True in space.values("sep_cmpr"))
+    after = f"{prompt} prompt + {target} target" if prompt else f"{target} target"
     lengths = {
-        f"1 BOS + {context} context + {target} target": 1 + context + target,
+        f"1 BOS + {context} context + {after}": 1 + context + prompt + target,
         f"1 BOS + {context} context + {separator + vectors} compression": 1 + context + separator + vectors,
     }
     if "kv" in space.values("memory"):  # the decoder's positions go on after the compression tokens
         # pieces that do not fill a context are counted as if they did
         filled = max([context, *(-(-context // length) * length for length in space.values("piece_len") if length)])
         before = 1 + filled + separator + vectors
-        text = f"1 BOS + {filled} context + {separator + vectors} compression + 1 task + {target} target"
-        lengths[text] = before + 1 + target
+        text = f"1 BOS + {filled} context + {separator + vectors} compression + 1 task + {after}"
+        lengths[text] = before + 1 + prompt + target
         if True in space.values("rmb_task"):
             text = f"1 BOS + {filled} context + {separator + vectors} compression + 1 task + {context} reconstruction"
             lengths[text] = before + 1 + context
     text, longest = max(lengths.items(), key=lambda item: item[1])
     if longest > limit:
         message = f"{text} tokens are {longest}, above {model}'s {limit} positions; make it {longest - limit} shorter"
+        message += ", or lower prompt_len" if prompt and "prompt" in text else ""
         yield context_name, message
 
 

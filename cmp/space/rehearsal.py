@@ -40,6 +40,7 @@ def rehearse(space: Space, facts: ModelFacts | None = None, gpus: float | None =
         "batch_size": _SEQUENCES_PER_WORKER * workers,
         "val_batch_size": _SEQUENCES_PER_WORKER * workers,
         "max_val_loops": 2,
+        "cut": "end" if space.fixed["cut"] == "error" else space.fixed["cut"],  # small vocabularies make long contexts
         "checkpt_mod": 2 if any(space.values("checkpt_mod")) else None,
     }
     searched = {name: domain for name, domain in space.searched.items() if name not in fixed}
@@ -79,8 +80,9 @@ def _fit_layers(space: Space, facts: ModelFacts | None) -> Space:
 
 
 def _fit_lengths(space: Space, positions: int) -> Space:
-    """At most an eighth of the positions is target, a quarter context, so that every layout of a decoder fits."""
+    """At most an eighth of the positions is target, a quarter context and a quarter prompt: every layout fits."""
     context, target = positions // 4, positions // 8
+    space = _at_most(space, "prompt_len", positions // 4)
     if space.fixed["rmb_only"]:
         space = _at_most(space, "seq_len", context)
         return _at_most(space, "n_cmps", space.smallest("seq_len"))

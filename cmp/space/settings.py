@@ -41,6 +41,30 @@ class TrialSettings:
 
     dataset_config: Annotated[str | None, _Text, "the data set's configuration, such as glue's task (mrpc)"] = None
     text_column: Annotated[str | None, _Text, "the column to read; found by itself when there is only one text"] = None
+    context_column: Annotated[
+        str | None, _Text, "rows instead of texts: the column to compress; a.b is b nested in a, a list becomes lines"
+    ] = None
+    prompt_column: Annotated[
+        str | None, _Text, "what is asked of the context: read after the memory as text, without loss"
+    ] = None
+    answer_column: Annotated[
+        str | None, _Text, "what is predicted; of a list (answers.text) the first is trained on, all are scored against"
+    ] = None
+    answer_choices: Annotated[
+        str | None, _Text, 'the words of labels 0, 1, ... ("no, yes"): a classification, scored by likelihood'
+    ] = None
+    prompt_template: Annotated[
+        str | None,
+        _Text,
+        'how a prompt is written, "\\nQuestion: {prompt}\\nAnswer:" for one; "\\n{prompt}\\n" if null',
+    ] = None
+    chat_template: Annotated[bool, _Text, "write prompts as the user's turn of the model's own chat template"] = False
+    prompt_len: Annotated[int, Range(1), _Text, "rows with a longer prompt, in tokens, are left out"] = 128
+    cut: Annotated[
+        Literal["start", "end", "error"],
+        _Text,
+        "of a row's context above cmp_len, the start or the end is cut off, or it is an error",
+    ] = "start"
     data_root: Annotated[str | None, _Place, "the folder for tokenized data; ~/.cache/cmp or $CMP_CACHE if null"] = None
     n_data_procs: Annotated[int | None, Range(1), _Machine, "threads that tokenize; one per core by default"] = None
     abbrev_len: Annotated[

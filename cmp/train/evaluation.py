@@ -34,11 +34,22 @@ class MeanScores:
     tokens: int
 
 
-def validation_batches(n_windows: int, batch_size: int, max_loops: int | None) -> list[np.ndarray]:
-    """The windows of each validation batch: the first `max_loops` batches of a fixed shuffle."""
-    order = np.random.default_rng(ORDER_SEED).permutation(n_windows)
-    batches = [order[start : start + batch_size] for start in range(0, n_windows, batch_size)]
-    return batches[:max_loops]
+def validation_order(windows: WindowSet, count: int | None = None) -> np.ndarray:
+    """(count,) int64: the first windows of a fixed shuffle; all of them where `count` is None."""
+    return np.random.default_rng(ORDER_SEED).permutation(len(windows))[:count]
+
+
+def in_batches(indices: np.ndarray, windows: WindowSet, batch_size: int) -> list[np.ndarray]:
+    """Windows in batches that need little padding; the longest come first, so that too little memory shows at once."""
+    if windows.costs is not None:
+        indices = indices[np.argsort(-windows.costs[indices], kind="stable")]
+    return [indices[start : start + batch_size] for start in range(0, len(indices), batch_size)]
+
+
+def validation_batches(windows: WindowSet, batch_size: int, max_loops: int | None) -> list[np.ndarray]:
+    """The windows of each validation batch: as many as fill `max_loops` batches, the first of a fixed shuffle."""
+    count = None if max_loops is None else max_loops * batch_size
+    return in_batches(validation_order(windows, count), windows, batch_size)
 
 
 @torch.no_grad()

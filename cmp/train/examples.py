@@ -16,14 +16,16 @@ import torch
 from cmp.model.api import Compressor
 from cmp.model.backbone import Backbone
 from cmp.model.generation import GREEDY, continuation_text, generate_after_tokens
-from cmp.model.pieces import Memory, rows_by_key
+from cmp.model.pieces import Memory, padded
 from cmp.model.saving import CompressorError
 from cmp.results.examples import Continuations, Example, ExampleLosses, ExampleSet, pick, save_examples
+from cmp.results.written import WrittenRow
 from cmp.space.settings import Window
 from cmp.train.data import WindowSet, open_data
-from cmp.train.evaluation import validation_batches
+from cmp.train.evaluation import in_batches, validation_order
 from cmp.train.positions import RECONSTRUCTION, ScoredBatch, scored_batches
 from cmp.train.session import Session, TrialOutcome, TrialPlan
+from cmp.train.written import is_answerable, write_answers
 
 EXAMPLES = "examples.json"
 
@@ -36,6 +38,7 @@ def write_examples(
     count: int = 6,
     max_windows: int = 256,
     target: Path | None = None,
+    control: Compressor | None = None,
 ) -> Path:
     """Score validation windows, choose some, let the backbone write on from each kind of context, and save them.
 
@@ -46,6 +49,8 @@ def write_examples(
         count: examples to show.
         max_windows: windows to score and choose from.
         target: where to write; None is `folder/examples.json`.
+        control: the text control of its search, to read text at equal positions where something is asked; None lets the
+            backbone read it.
 
     Returns:
         The file that was written.
@@ -54,7 +59,8 @@ def write_examples(
         UserError: the compressor or its data cannot be read, or no search has trained it.
     """
     compressor = Compressor.from_pretrained(folder, device=device, backbone=backbone)
-    found = make_examples(compressor, validation_windows(compressor), count=count, max_windows=max_windows)
+    windows = validation_windows(compressor)
+    found = make_examples(compressor, windows, count=count, max_windows=max_windows, control=control)
     path = folder / EXAMPLES if target is None else target
     save_examples(path, found)
     return path
@@ -82,19 +88,20 @@ def own_window(compressor: Compressor) -> Window:
     return Window(0 if settings.rmb_only else settings.cmp_len, settings.seq_len)
 
 
-def make_examples(compressor: Compressor, windows: WindowSet, *, count: int, max_windows: int) -> ExampleSet:
+def make_examples(
+    compressor: Compressor, windows: WindowSet, *, count: int, max_windows: int, control: Compressor | None = None
+) -> ExampleSet:
     """Score up to `max_windows` windows, in the order of validation, and work out `count` of them."""
     origin = compressor.origin
     if origin.trial is None or origin.metrics.get("epoch") is None:
         raise CompressorError("examples: this compressor does not say which trial and epoch of a search it is from")
     batch_size = compressor.settings.val_batch_size
-    order = np.concatenate(validation_batches(len(windows), batch_size, None))[:max_windows]
-    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    batches = in_batches(validation_order(windows, max_windows), windows, batch_size)
     scored = _scored_windows(compressor, windows, batches)
     lost = [losses.memory - losses.full_context for _, losses in scored]
     ranks = {index: place for place, index in enumerate(np.argsort(lost, kind="stable").tolist(), start=1)}
     chosen = [(int(scored[index][0]), ranks[index], scored[index][1]) for index in pick(lost, max(3, count))]
-    examples = _worked_out(compressor, windows, chosen)
+    examples = _worked_out(compressor, windows, chosen, control)
     return ExampleSet(origin.trial, int(origin.metrics["epoch"] or 0), len(scored), tuple(examples))
 
 
@@ -118,32 +125,55 @@ def _losses(one: ScoredBatch) -> list[ExampleLosses]:
 
 
 def _worked_out(
-    compressor: Compressor, windows: WindowSet, chosen: list[tuple[int, int, ExampleLosses]]
+    compressor: Compressor,
+    windows: WindowSet,
+    chosen: list[tuple[int, int, ExampleLosses]],
+    control: Compressor | None,
 ) -> list[Example]:
     """The chosen windows with their texts and what is written after each kind of context."""
-    batch = windows.batch(np.array([window for window, _, _ in chosen]))
+    indices = np.array([window for window, _, _ in chosen])
+    batch = windows.batch(indices)
     contexts, targets = _rows(batch.context_ids, batch.context_mask), _rows(batch.target_ids, batch.target_mask)
-    only_rmb, lengths = compressor.settings.rmb_only, [len(target) for target in targets]
+    only_rmb = compressor.settings.rmb_only
     again = _reconstructions(compressor, contexts)
-    after_memory = again if only_rmb else _after_memories(compressor, contexts, lengths)
-    after_context = _after_contexts(compressor, contexts, lengths)
-    (alone,) = _after_contexts(compressor, [[]], [max(lengths)])
     texts = _Texts(compressor.tokenizer, contexts, follows_context=not only_rmb)
+    answered = write_answers(compressor, windows, indices, control) if is_answerable(windows, compressor) else []
+    continuations = [_answers(row) for row in answered] or _continuations(compressor, texts, targets, again)
     return [
         Example(
             window=window,
             place=place,
             context=texts.plain(contexts[row]),
-            target=texts.after(row, targets[row]),
-            continuations=Continuations(
-                no_context=texts.plain(alone[: lengths[row]]),
-                memory=texts.after(row, after_memory[row]),
-                full_context=continuation_text(compressor.tokenizer, contexts[row], after_context[row]),
-            ),
+            target=texts.plain(targets[row]) if answered else texts.after(row, targets[row]),
+            continuations=continuations[row],
             losses=replace(losses, reconstruction=losses.memory) if only_rmb else losses,
             reconstruction=texts.plain(again[row]) if again else None,
+            prompt=answered[row].prompt or None if answered else None,
+            golds=answered[row].golds if answered else (),
         )
         for row, (window, place, losses) in enumerate(chosen)
+    ]
+
+
+def _answers(row: WrittenRow) -> Continuations:
+    return Continuations(**row.answers)
+
+
+def _continuations(
+    compressor: Compressor, texts: "_Texts", targets: list[list[int]], again: list[list[int]]
+) -> list[Continuations]:
+    """As many tokens as each target has, after each kind of context."""
+    contexts, lengths = texts.contexts, [len(target) for target in targets]
+    after_memory = again if compressor.settings.rmb_only else _after_memories(compressor, contexts, lengths)
+    after_context = _after_contexts(compressor, contexts, lengths)
+    (alone,) = _after_contexts(compressor, [[]], [max(lengths)])
+    return [
+        Continuations(
+            no_context=texts.plain(alone[: lengths[row]]),
+            memory=texts.after(row, after_memory[row]),
+            full_context=continuation_text(compressor.tokenizer, contexts[row], after_context[row]),
+        )
+        for row in range(len(contexts))
     ]
 
 
@@ -201,11 +231,6 @@ def _from_memory(
 
 def _after_contexts(compressor: Compressor, contexts: list[list[int]], lengths: list[int]) -> list[list[int]]:
     """As many greedy tokens after each uncompressed context as `lengths` says."""
-    written: list[list[int]] = [[] for _ in contexts]
-    for n_tokens, rows in rows_by_key([len(context) for context in contexts]).items():
-        ids = torch.tensor([contexts[row] for row in rows], dtype=torch.long).view(len(rows), n_tokens)
-        longest = max(lengths[row] for row in rows)
-        new = generate_after_tokens(compressor.backbone, ids, max_new_tokens=longest, **GREEDY)
-        for row, some in zip(rows, new.tolist(), strict=True):
-            written[row] = some[: lengths[row]]
-    return written
+    text = padded(contexts, left=True)
+    new = generate_after_tokens(compressor.backbone, text, max_new_tokens=max(lengths), **GREEDY)
+    return [row[:length] for row, length in zip(new.tolist(), lengths, strict=True)]

@@ -12,7 +12,7 @@ from cmp.model.batch import Batch, View
 from cmp.model.compression import CompressionModel
 from cmp.model.steps import LossStep
 from cmp.space.settings import TrialSettings
-from cmp.train.data.order import window_indices
+from cmp.train.data.order import batch_order
 from cmp.train.data.windows import WindowSet
 from cmp.train.evaluation import pinned
 from cmp.train.optimizer import Stepper, StepReading
@@ -125,25 +125,24 @@ def loop_inputs(learner: Learner, steps: Iterable[range]) -> Iterator[Callable[[
 def count_tokens(learner: Learner, loop: int) -> TokenCounts:
     """Kept tokens of a loop's whole batch, over all workers."""
     windows, view = learner.windows, training_view(learner.settings, learner.role, loop)
-    indices = _batch_indices(learner, loop)
+    indices, _ = _batch_order(learner, loop)
     compressed = windows.context_token_count(indices, but_last=view.kept) if view.compresses else 0
     return TokenCounts(windows.token_count(indices), windows.context_token_count(indices), compressed)
 
 
 def loop_input(learner: Learner, loop: int, tokens: TokenCounts, step_tokens: TokenCounts) -> LoopInput:
     """Cut the batch of `loop` and this worker's share of it; runs in the prefetching thread."""
-    workers, windows, batch_size = learner.workers, learner.windows, learner.settings.batch_size
-    passes = (loop * batch_size + np.arange(batch_size)) // len(windows)
-    both = _batch_indices(learner, loop), passes
-    mine, mine_before = (np.array_split(values, workers.count)[workers.rank] for values in both)
-    batch = pinned(windows.batch(mine, mine_before), workers.device) if len(mine) else None
+    workers, order = learner.workers, _batch_order(learner, loop)
+    mine, mine_before = (np.array_split(values, workers.count)[workers.rank] for values in order)
+    batch = pinned(learner.windows.batch(mine, mine_before), workers.device) if len(mine) else None
     return LoopInput(batch, training_view(learner.settings, learner.role, loop), tokens, step_tokens)
 
 
-def _batch_indices(learner: Learner, loop: int) -> np.ndarray:
-    """(batch_size,) the windows of a loop."""
-    batch_size = learner.settings.batch_size
-    return window_indices(loop * batch_size, batch_size, len(learner.windows), learner.settings.seed)
+def _batch_order(learner: Learner, loop: int) -> tuple[np.ndarray, np.ndarray]:
+    """(batch_size,) each: the windows of a loop, and how often each was trained on before."""
+    windows, settings = learner.windows, learner.settings
+    sizes = settings.batch_size, len(windows), settings.seed
+    return batch_order(loop, *sizes, windows.costs, settings.n_grad_loops)
 
 
 class Stopwatch:

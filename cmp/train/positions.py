@@ -36,14 +36,12 @@ class PositionSums:
         parts = (("nll", scores.nll), ("correct", scores.correct), ("top5", scores.top5), ("tokens", scores.kept))
         for name, part in parts:
             column = part.sum(0, dtype=torch.float64).cpu().numpy()
-            before = getattr(self, name)
-            setattr(self, name, column if len(before) == 0 else before + column)
+            setattr(self, name, _added(getattr(self, name), column))
 
     def take(self, other: "PositionSums") -> None:
         """Add the sums of other windows."""
         for name in ("nll", "correct", "top5", "tokens"):
-            mine, theirs = getattr(self, name), getattr(other, name)
-            setattr(self, name, mine + theirs if len(mine) == len(theirs) else max(mine, theirs, key=len).copy())
+            setattr(self, name, _added(getattr(self, name), getattr(other, name)))
 
     @property
     def loss(self) -> float:
@@ -116,3 +114,11 @@ def position_sums(scored: Iterator[ScoredBatch]) -> Mapping[str, PositionSums]:
         for name, scores in one.scores.items():
             sums.setdefault(name, PositionSums()).add(scores)
     return sums
+
+
+def _added(some: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """The sum of two columns, of which one may be shorter: batches of rows are as wide as their longest target."""
+    total = np.zeros(max(len(some), len(others)))
+    for column in (some, others):
+        total[: len(column)] += column
+    return total

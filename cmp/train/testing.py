@@ -73,7 +73,7 @@ def score_candidates(
             if one.settings.context_len == context_len:
                 ways.append(memory_way(one.model, f"{index} ", sizes=_sizes(candidate, one)))
         windows = getattr(_data(first, context_len, window), split)
-        batches = validation_batches(len(windows), first.settings.val_batch_size, first.settings.max_val_loops)
+        batches = validation_batches(windows, first.settings.val_batch_size, first.settings.max_val_loops)
         n_windows = sum(map(len, batches))
         for found in score_ways(ways, windows, batches, backbone.device):
             sums |= found

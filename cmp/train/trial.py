@@ -27,6 +27,7 @@ from cmp.store import failed_write_tolerated, replace_folder, restore_folder, wr
 from cmp.train.bounds import Bounds, bounds_key, compute_bounds, shared_bounds
 from cmp.train.checkpoint import Checkpoint, load_newest, owner_of, save_checkpoint
 from cmp.train.data import TrialData, open_data
+from cmp.train.data.documents import ROW_SETTINGS
 from cmp.train.evaluation import validation_batches
 from cmp.train.log import TrialLog
 from cmp.train.loop import Learner, train_epoch
@@ -42,8 +43,8 @@ from cmp.train.warm import WarmCache
 BACKBONES: WarmCache[Backbone] = WarmCache(capacity=2)
 # The settings that a trial's windows depend on.
 DATA_SETTINGS = (
-    "model_string", "dataset", "dataset_config", "text_column", "data_root", "abbrev_len",
-    "cmp_len", "seq_len", "rmb_only",
+    "model_string", "dataset", "dataset_config", "text_column", *ROW_SETTINGS, "prompt_len", "cut", "data_root",
+    "abbrev_len", "cmp_len", "seq_len", "rmb_only",
 )  # fmt: skip
 DATA: WarmCache[TrialData] = WarmCache(capacity=4)
 
@@ -114,7 +115,7 @@ def prepare(plan: TrialPlan, session: Session, workers: Workers, state: TrialSta
     settings = replace(settings, torch_dtype=precision)
     plan = replace(plan, settings=settings)
     data = workers.agreed(lambda: _warm_data(plan, backbone))
-    slices = validation_batches(len(data.validation), settings.val_batch_size, settings.max_val_loops)
+    slices = validation_batches(data.validation, settings.val_batch_size, settings.max_val_loops)
     bounds = shared_bounds(
         plan.bounds,
         bounds_key(settings, plan.window, data.fingerprint, backbone, len(slices)),

@@ -226,3 +226,59 @@ def test_positions_without_a_token_have_no_loss() -> None:
 
     assert sums.by_position() == [2.0, 2.0, None]
     assert (sums.loss, sums.accuracy, sums.top5_accuracy) == (2.0, pytest.approx(1 / 3), 1.0)
+
+
+@pytest.fixture(scope="module")
+def asked(tiny_model_folder: Path, tiny_rows_file: Path, tmp_path_factory: pytest.TempPathFactory) -> TrialPlan:
+    """A compressor that was trained on questions."""
+    rows = {"context_column": "context", "prompt_column": "question", "answer_column": "answers.text"}
+    folder = tmp_path_factory.mktemp("questions")
+    return train_tiny(tiny_model_folder, tiny_rows_file, folder, **rows, prompt_template="\nQ: {prompt}\nA:")
+
+
+def test_of_rows_what_is_written_is_scored_in_four_ways(asked: TrialPlan, tmp_path: Path) -> None:
+    found = scores_of(asked, tmp_path, "--answers", "5", "--split", "test")
+
+    assert list(found["answers"]) == ["no_context", "memory", "text", "full_context"]
+    assert set(found["answers_kept"]) == {"exact_match", "f1", "rouge_l", "accuracy"}
+    rows = found["written"]["rows"]
+    assert len(rows) == 5 and rows[0]["prompt"].startswith("\nQ: ") and len(rows[0]["golds"]) == 2
+    means = [sum(row["scores"]["memory"]["f1"] for row in rows) / 5, found["answers"]["memory"]["f1"]]
+    assert means[0] == pytest.approx(means[1])
+    assert scores_of(asked, tmp_path, "--answers", "0")["written"] is None
+
+
+def test_rows_of_kvpress_are_answered_and_the_share_that_is_kept_is_printed(
+    asked: TrialPlan, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    row = {"question": "Which?", "answer_prefix": "The number is", "max_new_tokens": 3}
+    rows = [{**row, "context": f"the number is {n}", "answer": [str(n)]} for n in range(30)]
+    (tmp_path / "kvpress.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    code = evaluate([str(asked.folder / "best"), "--device", "cpu", "--dataset", str(tmp_path / "kvpress.jsonl")])
+
+    printed = capsys.readouterr().out
+    assert code == 0
+    for words in ("prompts, greedily", "exact match", "ROUGE-L", "text at equal positions", "kept of the full"):
+        assert words in printed
+
+
+def test_a_classification_has_an_accuracy_of_its_likeliest_choice(
+    tiny_model_folder: Path, tiny_rows_file: Path, tmp_path: Path
+) -> None:
+    rows = {"context_column": "sentence1", "prompt_column": "sentence2", "answer_column": "label"}
+    plan = train_tiny(tiny_model_folder, tiny_rows_file, tmp_path, **rows, answer_choices="no, yes")
+
+    found = scores_of(plan, tmp_path, "--answers", "6")
+
+    accuracies = {way: scores["accuracy"] for way, scores in found["answers"].items()}
+    assert all(round(6 * accuracy) == pytest.approx(6 * accuracy) for accuracy in accuracies.values())
+    assert {gold for row in found["written"]["rows"] for gold in row["golds"]} <= {"no", "yes"}
+
+
+def test_a_compressor_of_questions_can_be_scored_on_plain_text(
+    asked: TrialPlan, tiny_text_file: Path, tmp_path: Path
+) -> None:
+    found = scores_of(asked, tmp_path, "--dataset", str(tiny_text_file))
+
+    assert found["written"] is None and found["windows"] > 0

@@ -7,6 +7,7 @@ import torch
 from cmp import Compressor
 from cmp.model.api import CompressorError
 from cmp.model.backbone import Backbone
+from cmp.model.batch import Batch
 from cmp.model.compression import Task
 from cmp.model.generation import continuation_text, generate_after_memory, generate_after_tokens
 from cmp.model.memory import Memories
@@ -51,9 +52,36 @@ def test_greedy_tokens_are_those_that_the_decoder_finds_most_likely(backbone: Ba
 
     for prompt in (PROMPT, PROMPT[:, :0]):
         settings = {"do_sample": False, "max_new_tokens": 6, "eos_token_id": None}
-        new = generate_after_memory(compressor.model, memory, token, prompt, **settings)
+        new = generate_after_memory(compressor.model, memory, token, (prompt, None), **settings)
 
         assert torch.equal(new, written_one_by_one(compressor, memory, prompt, 6))
+
+
+PADDED = (torch.tensor([[7, 8, 9, 3], [0, 0, 0, 0]]), torch.tensor([[1, 1, 1, 1], [0, 0, 0, 0]]).bool())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_rows_with_prompts_and_texts_of_several_lengths_are_written_as_each_alone(
+    backbone: Backbone, kind: dict[str, Any]
+) -> None:
+    """The first text has one piece, the second three; the first has a prompt, the second none."""
+    model = new_compressor(backbone, **kind, piece_len=4).model
+    ids, mask = torch.randint(3, 90, (2, 9)), torch.arange(9) >= torch.tensor([[6], [0]])
+    settings = {"do_sample": False, "max_new_tokens": 6, "eos_token_id": None}
+    assert model.fwd_token is not None
+
+    memories = model.compress(Batch(ids, ids[:, :0], mask))
+    together = generate_after_memory(model, memories, model.fwd_token, PADDED, **settings)
+    texts = generate_after_tokens(backbone, (ids, mask), **settings)
+
+    for row in range(2):
+        alone = model.compress(Batch(ids[row : row + 1, mask[row]], ids[:1, :0]))
+        lead = PADDED[0][row : row + 1, PADDED[1][row]], None
+        assert torch.equal(
+            together[row : row + 1], generate_after_memory(model, alone, model.fwd_token, lead, **settings)
+        )
+        text = ids[row : row + 1, mask[row]], None
+        assert torch.equal(texts[row : row + 1], generate_after_tokens(backbone, text, **settings))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -77,7 +105,7 @@ def test_plain_tokens_continue_as_the_model_itself_does(backbone: Backbone) -> N
     model: Any = backbone.model
     expected = model.generate(start, do_sample=False, max_new_tokens=5, pad_token_id=0)[:, start.shape[1] :]
 
-    assert torch.equal(generate_after_tokens(backbone, PROMPT, do_sample=False, max_new_tokens=5), expected)
+    assert torch.equal(generate_after_tokens(backbone, (PROMPT, None), do_sample=False, max_new_tokens=5), expected)
 
 
 def test_one_memory_and_one_prompt_give_one_text(gpt2: Compressor) -> None:

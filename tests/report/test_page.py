@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,9 @@ import pytest
 from cmp.commands.report import main
 from cmp.report import page as page_module
 from cmp.report import text
-from cmp.report.example_cards import marked_differences
+from cmp.report.example_cards import examples, marked_differences
 from cmp.report.page import write_page
-from cmp.results.examples import load_examples, pick, save_examples
+from cmp.results.examples import Continuations, load_examples, pick, save_examples
 from tests.benchmarks import scale
 from tests.report.synthetic import KINDS, write_folder
 
@@ -187,12 +188,30 @@ def test_the_page_needs_neither_torch_nor_ray(results: Callable[[str], Path]) ->
 
 
 def test_examples_survive_being_written_and_read(results: Callable[[str], Path], tmp_path: Path) -> None:
-    examples = load_examples(results("typical") / "best" / "examples.json")
-    assert examples is not None
+    found = load_examples(results("typical") / "best" / "examples.json")
+    assert found is not None
 
-    save_examples(tmp_path / "again" / "examples.json", examples)
+    save_examples(tmp_path / "again" / "examples.json", found)
 
-    assert load_examples(tmp_path / "again" / "examples.json") == examples
+    assert load_examples(tmp_path / "again" / "examples.json") == found
+
+
+def test_a_question_is_shown_with_four_answers_and_all_right_ones(
+    results: Callable[[str], Path], tmp_path: Path
+) -> None:
+    found = load_examples(results("typical") / "best" / "examples.json")
+    assert found is not None
+    answers = Continuations("nobody", "Denver", "the Denver <Broncos>", text="some team")
+    asked = replace(found.examples[0], continuations=answers, prompt="\nWho won?\n", golds=("Denver Broncos", "D&B"))
+
+    save_examples(tmp_path / "examples.json", replace(found, examples=(asked,)))
+    again = load_examples(tmp_path / "examples.json")
+
+    assert again is not None and again.examples == (asked,)
+    html = examples(again)
+    for words in ("<h4>asked</h4><p>Who won?</p>", "<p>Denver Broncos<br>D&amp;B</p>", "the Denver &lt;Broncos&gt;"):
+        assert words in html
+    assert "<h4>text at equal positions</h4><p>some team</p>" in html and "what really follows" not in html
 
 
 def test_the_worst_two_are_always_among_the_examples_picked() -> None:

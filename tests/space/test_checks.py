@@ -83,6 +83,34 @@ GPT2 = ModelFacts(n_layers=12, max_positions=1024, vocab_size=50257, width=768)
             "resources.gpus_per_worker: N",
         ),
         (
+            "context_column: text\n",
+            'x.yaml:3  context_column: "text" without answer_column; rows need both',
+        ),
+        (
+            "answer_column: answers.text\n",
+            'x.yaml:3  answer_column: "answers.text" without context_column; rows need both',
+        ),
+        (
+            "prompt_column: question\n",
+            'x.yaml:3  prompt_column: "question" without context_column and answer_column; name all three',
+        ),
+        (
+            "text_column: a\ncontext_column: b\nanswer_column: c\n",
+            'x.yaml:3  text_column: "a" beside context_column; use text_column for texts, the others for rows',
+        ),
+        (
+            "context_column: a\nanswer_column: b\nprompt_column: c\nprompt_template: 'Q:'\n",
+            'x.yaml:6  prompt_template: "Q:" has no place for the prompt; write {prompt} into it',
+        ),
+        (
+            "answer_choices: 'yes, yes'\n",
+            'x.yaml:3  answer_choices: "yes, yes" is no choice; write different words with commas, such as "no, yes"',
+        ),
+        (
+            "cut: error\ncmp_len: {choice: [50, 100]}\n",
+            "x.yaml:3  cut: error, but trials with a smaller cmp_len cut contexts; fix cmp_len, or use start or end",
+        ),
+        (
             "memory: kv\ncmp_layer: {choice: [half, -1]}\n",
             'x.yaml:4  cmp_layer: is searched but has no effect with memory: "kv"; remove it, or change that',
         ),
@@ -246,6 +274,16 @@ def test_a_model_without_a_limit_takes_any_length(load: Load) -> None:
     bloom = ModelFacts(n_layers=24, max_positions=None, vocab_size=250880, width=1024)
 
     assert check_against_model(load("cmp_len: 100000\n"), bloom) == []
+
+
+def test_a_prompt_takes_positions_once_its_length_is_known(load: Load) -> None:
+    space = load("cmp_len: 900\nseq_len: 40\n")
+
+    assert check_against_model(space, GPT2, prompt_len=83) == []
+    (found,) = check_against_model(space, GPT2, prompt_len=84)
+
+    assert "1 BOS + 900 context + 84 prompt + 40 target tokens are 1025" in str(found)
+    assert "make it 1 shorter, or lower prompt_len" in str(found)
 
 
 @pytest.mark.parametrize(

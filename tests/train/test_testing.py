@@ -58,7 +58,7 @@ def searched(tiny_model_folder: Path, tiny_text_file: Path, tmp_path_factory: py
 
 def scored_batch(windows: WindowSet) -> Batch:
     """The windows that are scored, of three batches of eight, as one."""
-    return windows.batch(np.concatenate(validation_batches(len(windows), 8, 3)))
+    return windows.batch(np.concatenate(validation_batches(windows, 8, 3)))
 
 
 def test_every_candidate_is_scored_on_the_same_test_tokens_as_its_trial_reads_them(searched: Searched) -> None:

@@ -130,7 +130,7 @@ def test_validation_agrees_with_a_plain_loop_over_its_windows(
     data = trial_module._warm_data(plan, backbone)
     model = CompressionModel(backbone, settings, settings.seed)
     model.load_state_dict(newest(plan)["trainables"])
-    order = torch.cat([torch.as_tensor(b) for b in trial_module.validation_batches(len(data.validation), 8, 3)])
+    order = torch.cat([torch.as_tensor(b) for b in trial_module.validation_batches(data.validation, 8, 3)])
     assert len(order) == min(24, len(data.validation)) == len(set(order.tolist()))
     batches = [data.validation.batch(order[i : i + 1].numpy()) for i in range(len(order))]
 

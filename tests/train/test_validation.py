@@ -13,7 +13,7 @@ from cmp.model.batch import Batch, View, split
 from cmp.model.compression import CompressionModel
 from cmp.model.steps import ScoreStep
 from cmp.space.settings import TrialSettings, Window
-from cmp.train.data.windows import Cut, PairWindows, TextWindows
+from cmp.train.data.windows import Cut, TextWindows
 from cmp.train.evaluation import strangers
 from cmp.train.session import LocalSession, TrialPlan
 from cmp.train.sync import Workers
@@ -115,12 +115,6 @@ def test_a_text_control_reads_the_last_tokens_after_an_empty_memory(backbone: Ba
     alone = backbone.scores(state, batch.target_ids, None).nll.mean().item()
     assert curve["0"] == pytest.approx(alone, rel=1e-5)
     assert len({round(loss, 6) for loss in curve.values()}) == 6
-
-
-def test_a_pair_is_a_document() -> None:
-    tokens, offsets = np.arange(12, dtype=np.uint16), np.arange(0, 13, 3)
-
-    assert PairWindows(tokens, offsets, np.arange(2), Cut(3, 3, 3)).documents(np.array([1, 0])).tolist() == [1, 0]
 
 
 def test_views_follow_from_seed_and_loop_alone() -> None:

@@ -39,6 +39,13 @@ def settings(tiny_model_folder: Path, tiny_text_file: Path, tmp_path_factory: py
     )  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def questions(settings: TrialSettings, tiny_rows_file: Path) -> TrialSettings:
+    """The same on questions, whose contexts, prompts and answers differ in length, so that each worker pads its own."""
+    columns = {"context_column": "context", "prompt_column": "question", "answer_column": "answers.text"}
+    return replace(settings, dataset=str(tiny_rows_file), **columns, keep_len=3)
+
+
 def plan_of(settings: TrialSettings, results: Path) -> TrialPlan:
     return TrialPlan(1, settings, Window(settings.cmp_len, settings.seq_len), results / "trials" / "0001")
 
@@ -123,6 +130,14 @@ def alone(settings: TrialSettings, tmp_path_factory: pytest.TempPathFactory) -> 
 def pair(settings: TrialSettings, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     folder = tmp_path_factory.mktemp("pair")
     return run_group(partial(several_trials, settings, folder), 2, folder)
+
+
+def test_two_workers_give_the_numbers_of_one_on_questions(questions: TrialSettings, tmp_path: Path) -> None:
+    alone = json.loads(json.dumps(one_trial(questions, tmp_path / "alone", 0, 1)))
+
+    two = run_group(partial(one_trial, questions, tmp_path / "two"), 2, tmp_path)
+
+    assert_same_numbers(two[0], alone)
 
 
 def assert_same_numbers(reports: list[dict[str, Any]], expected: list[dict[str, Any]]) -> None:

@@ -100,15 +100,32 @@ def describe_data(space: Space, summary: "DataSummary") -> list[str]:
     here = [name for name in ("validation", "test") if name not in own]
     splits = [f"its own {' and '.join(own)}"] if own else []
     splits += [f"a tenth of the documents held out for {' and as much for '.join(here)}"] if here else []
+    lost = (
+        f"Dropped: {count(summary.dropped_documents, 'document')} too short for a window, and with the ends of others "
+    )
+    if summary.rows:
+        lost = f"Dropped: {'; '.join(lost_of_rows(summary)) or 'no row'}; in all "
     return [
         f"Data: {space.fixed['dataset']}, {count(summary.documents, 'document')}, {summary.tokens:,} tokens, {how} "
         f"({summary.tokens_per_second:,.0f} tokens/s); {', '.join(splits)}",
-        f"Windows: {_window_text(space)}; {summary.train_windows:,} to train on, {summary.validation_windows:,} to "
-        f"validate on ({_validated(space, summary.validation_windows):,} used), {summary.test_windows:,} to test on",
-        f"Dropped: {count(summary.dropped_documents, 'document')} too short for a window, and with the ends of others "
-        f"{summary.dropped_tokens:,} tokens ({_percent(summary.dropped_tokens, summary.tokens)})",
+        f"Windows: {_window_text(space, rows=summary.rows)}; {summary.train_windows:,} to train on, "
+        f"{summary.validation_windows:,} to validate on ({_validated(space, summary.validation_windows):,} used), "
+        f"{summary.test_windows:,} to test on",
+        f"{lost}{summary.dropped_tokens:,} tokens ({_percent(summary.dropped_tokens, summary.tokens)})",
         f"Repeated: {count(summary.repeated_documents, 'held-out document')} with a text that another split has too",
     ]
+
+
+def lost_of_rows(summary: "DataSummary") -> list[str]:
+    """What is left out of rows and what is cut off in those that are read, one phrase for each that happened."""
+    incomplete = summary.dropped_documents - summary.long_prompts
+    found = {
+        "without a context or an answer, left out": incomplete,
+        "with a prompt above prompt_len, left out": summary.long_prompts,
+        "with a context above cmp_len, cut": summary.cut_contexts,
+        "with an answer above seq_len, cut": summary.cut_answers,
+    }
+    return [f"{count(number, 'row')} {what}" for what, number in found.items() if number]
 
 
 def _validated(space: Space, windows: int) -> int:
@@ -120,10 +137,12 @@ def _percent(part: int, whole: int) -> str:
     return f"{100 * part / max(1, whole):.0f} %"
 
 
-def _window_text(space: Space) -> str:
+def _window_text(space: Space, *, rows: bool) -> str:
     window = space.window
     if space.fixed["rmb_only"]:
         return f"{window.target_len} tokens, context and target at once"
+    if rows:
+        return f"at most {window.context_len} + {window.target_len} tokens, context and answer"
     return f"{window.context_len} + {window.target_len} tokens, context and target"
 
 

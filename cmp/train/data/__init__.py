@@ -6,6 +6,16 @@
 from cmp.train.data.errors import DataError
 from cmp.train.data.opening import DataSummary, TrialData, open_data, prepare_data
 from cmp.train.data.order import window_indices
+from cmp.train.data.row_windows import RowWindows
 from cmp.train.data.windows import WindowSet
 
-__all__ = ["DataError", "DataSummary", "TrialData", "WindowSet", "open_data", "prepare_data", "window_indices"]
+__all__ = [
+    "DataError",
+    "DataSummary",
+    "RowWindows",
+    "TrialData",
+    "WindowSet",
+    "open_data",
+    "prepare_data",
+    "window_indices",
+]

@@ -12,10 +12,15 @@ from typing import Any
 
 from cmp.space.settings import TrialSettings
 from cmp.train.data import hub, local
-from cmp.train.data.columns import GLUE_PAIRS, GLUE_SINGLES, Document, Reading, Records, choose_reading
+from cmp.train.data.columns import GLUE, GLUE_SINGLES, Document, Reading, Records, choose_reading
 from cmp.train.data.errors import DataError
+from cmp.train.data.rows import Layout
 
 HUB_NAMES = {"openwebtext": "Skylion007/openwebtext", "glue": "nyu-mll/glue"}
+ROW_SETTINGS = (
+    "context_column", "prompt_column", "answer_column", "answer_choices", "prompt_template", "chat_template",
+)  # fmt: skip
+"""What rows are read and written by, of the settings."""
 HELD_OUT_PART = 10  # with a limit, one in this many documents comes from each split that a data set holds out itself
 
 
@@ -33,12 +38,14 @@ class Documents:
 
     Args:
         splits: "train", and "validation" and "test" where the data set has its own.
-        pairs: whether documents are (context, target) pairs.
+        layout: of rows of context, prompt and answers; None where documents are plain texts.
+        choices: the answers there are, of a classification.
         revision: the hub's commit, where known.
     """
 
     splits: dict[str, Split]
-    pairs: bool
+    layout: Layout | None = None
+    choices: tuple[str, ...] = ()
     revision: str | None = None
 
 
@@ -52,7 +59,8 @@ def data_identity(settings: TrialSettings) -> dict[str, Any]:
         DataError: a local file is missing.
     """
     dataset = settings.dataset
-    asked = {"config": settings.dataset_config, "text_column": settings.text_column, "abbrev_len": settings.abbrev_len}
+    asked: dict[str, Any] = {"config": settings.dataset_config, "abbrev_len": settings.abbrev_len}
+    asked |= {name: getattr(settings, name) for name in ("text_column", *ROW_SETTINGS)}
     if dataset == "pydoc":
         from cmp.model import pydoc
 
@@ -76,8 +84,10 @@ def open_documents(settings: TrialSettings) -> Documents:
         from cmp.model import pydoc
 
         texts = {str(name): pydoc.documents(name) for name in pydoc.SPLITS}
+        if settings.context_column is not None:
+            raise DataError("context_column", "pydoc is plain text and has no columns")
         splits = {name: Split(some.__iter__, len(some)) for name, some in texts.items()}
-        return Documents(_limited(splits, settings), pairs=False)
+        return Documents(_limited(splits, settings))
     if _is_local(dataset):
         return _documents(_local_records(settings), settings, _local_task(settings), None)
     name, config, revision = _hub_name(settings)
@@ -89,9 +99,9 @@ def open_documents(settings: TrialSettings) -> Documents:
 def _documents(
     records: dict[str, Records], settings: TrialSettings, task: str | None, revision: str | None
 ) -> Documents:
-    reading = choose_reading(records["train"], settings.text_column, task, settings.dataset)
+    reading = choose_reading(records["train"], settings, task)
     splits = {name: _split(rows, reading) for name, rows in records.items() if name != "test" or reading.suits(rows)}
-    return Documents(_limited(splits, settings), reading.pairs, revision)
+    return Documents(_limited(splits, settings), reading.layout, reading.choices, revision)
 
 
 def _split(records: Records, reading: Reading) -> Split:
@@ -132,6 +142,8 @@ def _local_records(settings: TrialSettings) -> dict[str, Records]:
     if path.is_dir() and (not files or settings.dataset_config or _has_configurations(path)):
         return hub.load_folder(path, settings.dataset_config, settings.abbrev_len)
     groups = local.group_by_split(files, path if path.is_dir() else Path())
+    if all(file.suffix.lower() == ".csv" for file in files):
+        return hub.load_csv(groups)
     return {name: local.read_files(group) for name, group in groups.items()}
 
 
@@ -146,7 +158,7 @@ def _has_configurations(folder: Path) -> bool:
 def _local_task(settings: TrialSettings) -> str | None:
     """The GLUE task that a local folder or `dataset_config` names."""
     names = (settings.dataset_config, *reversed(Path(settings.dataset).parts))
-    return next((name for name in names if name in GLUE_PAIRS), None)
+    return next((name for name in names if name in GLUE), None)
 
 
 def _hub_name(settings: TrialSettings) -> tuple[str, str | None, str | None]:
@@ -159,12 +171,13 @@ def _hub_name(settings: TrialSettings) -> tuple[str, str | None, str | None]:
     if dataset != "glue" and not dataset.startswith("glue/"):
         return HUB_NAMES.get(dataset, dataset), settings.dataset_config, revision or None
     task = dataset.removeprefix("glue").strip("/") or settings.dataset_config or "mrpc"
-    known = ", ".join(GLUE_PAIRS)
-    if task in GLUE_SINGLES and not settings.rmb_only:
+    known = ", ".join(GLUE)
+    if task in GLUE_SINGLES and not settings.rmb_only and settings.answer_column is None:
         raise DataError(
             "dataset",
-            f"glue/{task} has single sentences, so nothing follows a context; set rmb_only, or use one of {known}",
+            f"glue/{task} has single sentences, so nothing follows a context; set rmb_only, "
+            f"name an answer_column, or use one of {known}",
         )
-    if task not in GLUE_PAIRS and task not in GLUE_SINGLES:
+    if task not in GLUE and task not in GLUE_SINGLES:
         raise DataError("dataset", f"glue has no task {task!r}; use one of {known}, {', '.join(GLUE_SINGLES)}")
     return HUB_NAMES["glue"], task, revision or None

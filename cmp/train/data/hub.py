@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cmp.train.data.columns import Records, column_kinds, split_kinds
+from cmp.train.data.columns import Records, column_kinds, label_words, split_kinds
 from cmp.train.data.errors import DataError
 
 HUB_TIMEOUT_SECONDS = 10
@@ -38,6 +38,16 @@ def load_saved(folder: Path) -> dict[str, Records]:
 def load_folder(folder: Path, config: str | None, limit: int | None) -> dict[str, Records]:
     """Splits of a folder in the hub's layout, whatever files and configurations it has; `limit` as in `load_hub`."""
     return _load(str(folder), str(folder), config, revision=None, streaming=True, limit=limit)
+
+
+def load_csv(files: Mapping[str, Sequence[Path]]) -> dict[str, Records]:
+    """Splits of .csv files, by split; each begins with the names of its columns."""
+    datasets, names = _datasets(), {split: [str(file) for file in some] for split, some in files.items()}
+    where = ", ".join(names[next(iter(names))][:3])
+    try:
+        return _named_splits(datasets.load_dataset("csv", data_files=names, streaming=True), where)
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        raise DataError("dataset", f"{where} cannot be read as CSV: {error}") from error
 
 
 def load_hub(name: str, config: str | None, revision: str | None, limit: int | None) -> dict[str, Records]:
@@ -128,7 +138,8 @@ def _records(split: Any, where: str) -> Records:
     def rows(columns: Sequence[str]) -> Iterator[Mapping[str, Any]]:
         return _reported(split.select_columns(list(columns)), where)
 
-    return Records(texts, others, rows, total=len(split) if hasattr(split, "__len__") else None)
+    total = len(split) if hasattr(split, "__len__") else None
+    return Records(texts, others, rows, total, label_words(split.features.to_dict() if split.features else {}))
 
 
 def _columns(split: Any, where: str) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -1,20 +1,22 @@
-"""Plain local data: .txt, .jsonl and .parquet files, folders and globs of them. Called by `documents`.
+"""Plain local data: .txt, .jsonl, .parquet and .csv files, folders and globs of them. Called by `documents`.
 
-Read natively, file after file, so that memory does not grow with the data and reading stops where `abbrev_len` does.
+All but .csv are read natively, file after file, so that memory does not grow with the data and reading stops where
+`abbrev_len` does.
 """
 
 import glob
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from cmp.train.data.columns import Records, column_kinds, split_kinds
+from cmp.train.data.columns import Records, column_kinds, label_words, split_kinds
 from cmp.train.data.errors import DataError
 
-SUFFIXES = (".txt", ".jsonl", ".parquet")
+SUFFIXES = (".txt", ".jsonl", ".parquet", ".csv")
 SEPARATOR = "<|endoftext|>"
 SPLIT_WORDS = {
     "train": "train",
@@ -31,7 +33,7 @@ def is_glob(dataset: str) -> bool:
 
 
 def find_files(dataset: str) -> list[Path]:
-    """The files that a path, folder or glob means, sorted; of a folder every .txt, .jsonl and .parquet below it.
+    """The files that a path, folder or glob means, sorted; of a folder every one below it that can be read.
 
     Raises:
         DataError: there are none, or one of a kind that cannot be read.
@@ -54,7 +56,8 @@ def _require(paths: list[Path], dataset: str) -> list[Path]:
     for file in files:
         if file.suffix.lower() not in SUFFIXES:
             raise DataError(
-                "dataset", f"{file}: cannot read {file.suffix or 'a file without suffix'}; use .txt, .jsonl or .parquet"
+                "dataset",
+                f"{file}: cannot read {file.suffix or 'a file without suffix'}; use .txt, .jsonl, .parquet or .csv",
             )
     return files
 
@@ -79,15 +82,30 @@ def _split_word(path: Path) -> str | None:
 
 
 def read_files(files: Sequence[Path]) -> Records:
-    """The rows of all files, one after the other; columns are those of the first row."""
+    """The rows of all files, one after the other; columns are those of the first row.
+
+    Raises:
+        DataError: .csv files among others.
+    """
+    csv = next((file for file in files if file.suffix.lower() == ".csv"), None)
+    if csv is not None:
+        raise DataError("dataset", f"{csv} lies beside files of other kinds; use a glob, such as *.csv")
     readers: dict[str, Callable[[Path, Sequence[str]], Iterator[Mapping[str, Any]]]]
-    readers = {".txt": _text_rows, ".jsonl": _json_rows, ".parquet": _parquet_rows}
+    texts, others = _columns(files[0])
+    readers = {".txt": _text_rows, ".jsonl": partial(_json_rows, texts=texts), ".parquet": _parquet_rows}
 
     def rows(columns: Sequence[str]) -> Iterator[Mapping[str, Any]]:
         return chain.from_iterable(readers[file.suffix.lower()](file, columns) for file in files)
 
-    texts, others = _columns(files[0])
-    return Records(texts, others, rows)
+    return Records(texts, others, rows, labels=_labels(files[0]))
+
+
+def _labels(file: Path) -> dict[str, tuple[str, ...]]:
+    """The words of label columns, which the `datasets` library writes into a Parquet file's schema."""
+    if file.suffix.lower() != ".parquet":
+        return {}
+    written = (_open_parquet(file).schema_arrow.metadata or {}).get(b"huggingface", b"{}")
+    return label_words(json.loads(written).get("info", {}).get("features", {}))
 
 
 def _columns(file: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -118,8 +136,8 @@ def _text_rows(file: Path, columns: Sequence[str]) -> Iterator[Mapping[str, Any]
         yield {"text": text}
 
 
-def _json_rows(file: Path, columns: Sequence[str]) -> Iterator[Mapping[str, Any]]:
-    """One object a line; blank lines are skipped."""
+def _json_rows(file: Path, columns: Sequence[str], texts: Sequence[str] = ()) -> Iterator[Mapping[str, Any]]:
+    """One object a line; blank lines are skipped. What is text in the first one must be text in all."""
     with file.open("rb") as stream:
         for number, line in enumerate(stream, start=1):
             if not line.strip():
@@ -133,7 +151,7 @@ def _json_rows(file: Path, columns: Sequence[str]) -> Iterator[Mapping[str, Any]
                 raise DataError(
                     "dataset", f"{file}:{number} has no {missing}; every line is one object with the same columns"
                 )
-            bad = next((c for c in columns if c != "label" and not isinstance(row[c], str | None)), None)
+            bad = next((c for c in columns if c in texts and not isinstance(row[c], str | None)), None)
             if bad:
                 raise DataError("dataset", f"{file}:{number} holds no text in {bad!r}")
             yield row

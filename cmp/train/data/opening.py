@@ -12,16 +12,18 @@ from typing import Any
 import numpy as np
 
 from cmp.space.settings import TrialSettings, Window
-from cmp.train.data.cache import SPLITS, Column, TokenCache, cached_tokens
+from cmp.train.data.cache import Column, TokenCache, cached_tokens
 from cmp.train.data.repeats import count_repeats
+from cmp.train.data.row_sets import longest_prompt, row_sets, rows_per_context
 from cmp.train.data.windows import (
     Cut,
-    PairWindows,
+    Dropped,
     Part,
+    Parts,
     TextWindows,
     WindowSet,
+    parts_of,
     require_windows,
-    split_documents,
     windows_per_document,
 )
 
@@ -53,14 +55,15 @@ class DataSummary:
     """What became of a data set: counts for the person who starts a search.
 
     Args:
-        documents: read, of all splits; a pair is one document.
+        documents: read, of all splits; a row is one document.
         tokens: in them.
         train_windows: windows to train on.
         validation_windows: windows to validate on.
         test_windows: windows that decide nothing.
-        dropped_documents: too short for one window, or empty.
-        dropped_tokens: in no window: those documents' and the ends of others; of pairs, what was cut off.
-        repeated_documents: held out though, but for case and spaces, the same text stands in another split.
+        dropped_documents: too short for one window, or empty; of rows, see `Dropped`.
+        dropped_tokens: in no window: those documents' and the ends of others; of rows, what was cut off.
+        repeated_documents: held out though, but for case and spaces, the same text (of rows, the same context) stands
+            in another split.
         seconds: that tokenization took, when it was done.
         tokens_per_second: of tokenization, all cores together.
         from_cache: True where nothing had to be tokenized now.
@@ -68,6 +71,11 @@ class DataSummary:
         cache: folder of the tokens.
         fingerprint: of the tokens and how they are cut and split; the same for all trials of a space, on all machines.
         revision: the hub's commit, where known.
+        rows: whether documents are rows of context, prompt and answer.
+        longest_prompt: tokens of the longest prompt that is read.
+        long_prompts: rows left out for their prompt.
+        cut_contexts: rows that lost a part of their context, in trials with the longest one.
+        cut_answers: rows that lost the end of their answer.
     """
 
     documents: int
@@ -85,12 +93,18 @@ class DataSummary:
     cache: Path
     fingerprint: str
     revision: str | None
+    rows: bool = False
+    longest_prompt: int = 0
+    long_prompts: int = 0
+    cut_contexts: int = 0
+    cut_answers: int = 0
 
     @property
     def counts(self) -> dict[str, int | str]:
         """What a journal and a model card keep of it."""
         names = ["documents", "tokens", "train_windows", "validation_windows", "test_windows"]
         names += ["dropped_documents", "dropped_tokens", "repeated_documents"]
+        names += ["long_prompts", "cut_contexts", "cut_answers"] if self.rows else []
         revision = {"revision": self.revision} if self.revision else {}
         return {name: getattr(self, name) for name in names} | revision
 
@@ -128,28 +142,36 @@ def open_data(settings: TrialSettings, window: Window, *, tokenizer: Any = None)
 
 
 def _opened(cache: TokenCache, settings: TrialSettings, window: Window) -> TrialData:
-    counts = _window_counts(cache, window)
-    parts = _parts(counts)
-    cut = Cut(window.context_len, 0 if settings.rmb_only else settings.cmp_len, settings.seq_len)
-    sets, kept_tokens = _window_sets(cache, parts, window, cut)
-    rows, tokens = sum(cache.facts["rows"].values()), sum(cache.facts["tokens"].values())
+    cut = _cut(settings, window)
+    counts = _window_counts(cache, window, cut)
+    parts = parts_of(counts)
+    if cache.rows:
+        sets, dropped = row_sets(cache, parts, cut, window.context_len, may_cut=settings.cut != "error")
+    else:
+        sets, dropped = _text_sets(cache, parts, window, cut)
+    stretches, tokens = sum(cache.facts["stretches"].values()), sum(cache.facts["tokens"].values())
     seconds = cache.facts["seconds"]
     summary = DataSummary(
-        documents=rows // 2 if cache.pairs else rows,
+        documents=stretches // cache.facts["per_document"],
         tokens=tokens,
         train_windows=len(sets["train"]),
         validation_windows=len(sets["validation"]),
         test_windows=len(sets["test"]),
-        dropped_documents=sum(int(np.count_nonzero(some == 0)) for some in counts.values()),
-        dropped_tokens=tokens - kept_tokens,
+        dropped_documents=dropped.documents,
+        dropped_tokens=dropped.tokens,
         repeated_documents=count_repeats(parts, {name: column.hashes for name, column in cache.columns.items()}),
         seconds=seconds,
         tokens_per_second=tokens / seconds,
         from_cache=cache.was_there,
         own_splits=tuple(cache.columns),
         cache=cache.folder,
-        fingerprint=_fingerprint(cache, window),
+        fingerprint=_fingerprint(cache, settings, window),
         revision=cache.facts["revision"],
+        rows=bool(cache.rows),
+        longest_prompt=0 if settings.rmb_only else longest_prompt(cache, settings.prompt_len),
+        long_prompts=dropped.long_prompts,
+        cut_contexts=dropped.cut_contexts,
+        cut_answers=dropped.cut_answers,
     )
     return TrialData(sets["train"], sets["validation"], sets["test"], summary)
 
@@ -160,47 +182,47 @@ def _load_tokenizer(settings: TrialSettings) -> Any:
     return load_tokenizer(settings.model_string)
 
 
-def _fingerprint(cache: TokenCache, window: Window) -> str:
-    content = json.dumps([cache.content, asdict(window)])
+def _fingerprint(cache: TokenCache, settings: TrialSettings, window: Window) -> str:
+    cut = [settings.prompt_len, settings.cut] if cache.rows else []
+    content = json.dumps([cache.content, asdict(window), *cut])
     return hashlib.sha256(content.encode()).hexdigest()[:24]
 
 
-Parts = dict[str, tuple[str, Part]]
-"""For each of `SPLITS` the column that it comes from and its part of that."""
+def _cut(settings: TrialSettings, window: Window) -> Cut:
+    """What a trial reads of a window."""
+    return Cut(
+        boundary=window.context_len,
+        context_len=0 if settings.rmb_only else settings.cmp_len,
+        target_len=settings.seq_len,
+        prompt_len=settings.prompt_len,
+        keeps_end=settings.cut == "start",
+    )
 
 
-def _window_counts(cache: TokenCache, window: Window) -> dict[str, np.ndarray]:
-    """(documents,) windows of each document, by the splits that the data set brought itself; a pair is one window."""
-    columns = cache.columns.items()
-    if cache.pairs:
-        return {name: np.all(column.lengths.reshape(-1, 2) > 0, axis=1).astype(np.int64) for name, column in columns}
+def _window_counts(cache: TokenCache, window: Window, cut: Cut) -> dict[str, np.ndarray]:
+    """(documents,) windows of each document, by the splits that the data set brought; of rows, rows of each context."""
+    if cache.rows:
+        return rows_per_context(cache, cut)
     window_len = window.context_len + window.target_len
-    return {name: windows_per_document(column.lengths, window_len) for name, column in columns}
+    return {name: windows_per_document(column.lengths, window_len) for name, column in cache.columns.items()}
 
 
-def _parts(counts: dict[str, np.ndarray]) -> Parts:
-    """What is whose: a split that the data set did not bring itself is held out of "train"."""
-    held_out = split_documents(counts["train"], [name for name in SPLITS if name not in counts])
-    own = {name: Part(np.arange(len(n)), np.zeros(len(n), np.int64), n) for name, n in counts.items()}
-    return {name: ("train", held_out[name]) if name in held_out else (name, own[name]) for name in SPLITS}
+def _text_sets(cache: TokenCache, parts: Parts, window: Window, cut: Cut) -> tuple[dict[str, WindowSet], Dropped]:
+    """Windows by split, in the order of `SPLITS`, and what never becomes one.
 
-
-def _window_sets(cache: TokenCache, parts: Parts, window: Window, cut: Cut) -> tuple[dict[str, WindowSet], int]:
-    """Windows by split, in the order of `SPLITS`, and the tokens in them."""
-    sets, kept_tokens = (_pair_sets if cache.pairs else _text_sets)(cache, parts, window, cut)
-    longest = max(int(column.lengths.max(initial=0)) for column in cache.columns.values())
-    window_len = 1 if cache.pairs else window.context_len + window.target_len
-    require_windows({name: len(windows) for name, windows in sets.items()}, longest, window_len)
-    return sets, kept_tokens
-
-
-def _text_sets(cache: TokenCache, parts: Parts, window: Window, cut: Cut) -> tuple[dict[str, WindowSet], int]:
-    """The windows, and the tokens in them."""
+    Raises:
+        DataError: none is left for a split.
+    """
     window_len = window.context_len + window.target_len
     sets: dict[str, WindowSet] = {
         name: _part_windows(cache.columns[source], part, window_len, cut) for name, (source, part) in parts.items()
     }
-    return sets, sum(len(windows) for windows in sets.values()) * window_len
+    lengths = [column.lengths for column in cache.columns.values()]
+    longest = max(int(some.max(initial=0)) for some in lengths)
+    require_windows({name: len(windows) for name, windows in sets.items()}, longest, window_len)
+    kept_tokens = sum(len(windows) for windows in sets.values()) * window_len
+    too_short = sum(int((some < window_len).sum()) for some in lengths)
+    return sets, Dropped(too_short, sum(cache.facts["tokens"].values()) - kept_tokens)
 
 
 def _part_windows(column: Column, part: Part, window_len: int, cut: Cut) -> TextWindows:
@@ -208,15 +230,3 @@ def _part_windows(column: Column, part: Part, window_len: int, cut: Cut) -> Text
     slack = column.lengths[part.documents] % window_len
     starts = column.offsets[:-1][part.documents] + part.first * window_len + np.where(part.first > 0, slack, 0)
     return TextWindows(column.tokens, starts, part.counts, window_len, cut, slack)
-
-
-def _pair_sets(cache: TokenCache, parts: Parts, window: Window, cut: Cut) -> tuple[dict[str, WindowSet], int]:
-    """The pairs, and the tokens that the longest cut keeps of them."""
-    whole = Cut(window.context_len, window.context_len, window.target_len)
-    sets: dict[str, WindowSet] = {}
-    kept_tokens = 0
-    for name, (source, part) in parts.items():
-        column, chosen = cache.columns[source], part.documents[part.counts > 0]
-        sets[name] = PairWindows(column.tokens, column.offsets, chosen, cut)
-        kept_tokens += PairWindows(column.tokens, column.offsets, chosen, whole).kept_tokens()
-    return sets, kept_tokens

@@ -7,6 +7,41 @@ from functools import lru_cache
 
 import numpy as np
 
+SORTED_STEPS = 32  # the batches of so many optimizer steps are put together from windows of similar length
+
+
+def batch_order(
+    loop: int, batch_size: int, n_windows: int, seed: int, costs: np.ndarray | None, n_grad_loops: int = 1
+) -> tuple[np.ndarray, np.ndarray]:
+    """What the batch of a loop holds.
+
+    Windows of different lengths are sorted by length within blocks of consecutive steps, so that a batch needs little
+    padding; the steps of a block then come in a random order. A step holds the same windows in however many loops.
+
+    Args:
+        loop: since the trial began.
+        batch_size: windows of a batch.
+        n_windows: of the whole set.
+        seed: the trial's.
+        costs: (windows,) tokens of each; None where all are equally long.
+        n_grad_loops: loops of a step.
+
+    Returns:
+        (batch_size,) int64 each: the windows, and how often each was trained on before.
+    """
+    if costs is None:
+        positions = loop * batch_size + np.arange(batch_size)
+        return window_indices(loop * batch_size, batch_size, n_windows, seed), positions // n_windows
+    step, part = divmod(loop, n_grad_loops)
+    step_size = batch_size * n_grad_loops
+    n_steps = max(1, min(SORTED_STEPS, n_windows // step_size))  # no more than one pass
+    block, place = divmod(step, n_steps)
+    first = block * n_steps * step_size
+    indices = window_indices(first, n_steps * step_size, n_windows, seed)
+    order = np.argsort(costs[indices], kind="stable").reshape(n_steps, n_grad_loops, batch_size)
+    chosen = order[np.random.default_rng([seed, block]).permutation(n_steps)[place], part]
+    return indices[chosen], (first + chosen) // n_windows
+
 
 def window_indices(first: int, count: int, n_windows: int, seed: int) -> np.ndarray:
     """The windows at positions `first .. first + count - 1`: (count,) int64.

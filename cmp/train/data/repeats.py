@@ -1,7 +1,7 @@
-"""Documents that stand in more than one split. They are counted and said, not removed.
+"""Documents, or contexts of rows, that stand in more than one split. They are counted and said, not removed.
 
 A loss on a text that was trained on says little about other texts, and collections from the web hold many texts twice.
-Called by `cache` (which hashes what it reads) and `opening` (which knows the splits).
+Called by `cache` and `forms` (which hash what is read) and `opening` (which knows the splits).
 """
 
 import hashlib
@@ -9,18 +9,16 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from cmp.train.data.columns import Document
 from cmp.train.data.windows import Part
 
 
-def text_hash(document: Document) -> int:
-    """64 bits of a document's text, the same whatever its case, spaces and line breaks.
+def text_hash(text: str) -> int:
+    """64 bits of a text, the same whatever its case, spaces and line breaks.
 
     Among 10 million documents two different ones meet with a probability of 3 in a million.
     """
-    parts = (document,) if isinstance(document, str) else document
-    text = "\n".join(" ".join(part.lower().split()) for part in parts)
-    return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
+    plain = " ".join(text.lower().split())
+    return int.from_bytes(hashlib.blake2b(plain.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
 
 
 def count_repeats(parts: Mapping[str, tuple[str, Part]], hashes: Mapping[str, np.ndarray]) -> int:

@@ -3,7 +3,7 @@
 Pure arithmetic over token columns: nothing here reads files. Called by `train.data` (which opens the columns), and by
 `loop`, `evaluation` and `bounds` (which ask for batches).
 
-Shape suffixes: `B` batch, `C` context, `S` target.
+Shape suffixes: `B` batch, `C` context, `P` prompt, `S` target.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,11 +18,18 @@ from cmp.train.data.errors import DataError
 
 HELD_OUT_SHARE = 0.1  # of the documents for validation, and as much for test
 GOLDEN = 0.6180339887498949  # multiples of it, modulo 1, stay far apart however many there are
+SPLITS = ("train", "validation", "test")
 SPLIT_SEED = 0  # not the trial's: a searched seed must not change which documents its trials are compared on
 
 
 class WindowSet(Protocol):
     """Windows of one split, already cut to what one trial reads. Indices are int64 arrays below `len`."""
+
+    @property
+    def costs(self) -> np.ndarray | None:
+        """(windows,) int64: the tokens of each, by which batches without much padding are put together; None where all
+        are equally long.
+        """
 
     def __len__(self) -> int:
         """How many windows."""
@@ -50,12 +57,35 @@ class WindowSet(Protocol):
 class Cut:
     """What one trial reads of a window: `context_len` tokens before position `boundary`, `target_len` from there on.
 
-    With `boundary` 0 (`rmb_only`) the first `target_len` tokens are context and target at once.
+    With `boundary` 0 (`rmb_only`) the first `target_len` tokens are context and target at once. Of rows these are the
+    most that is read: `keeps_end` says which side of a longer context, and a row with more than `prompt_len` tokens of
+    prompt is left out.
     """
 
     boundary: int
     context_len: int
     target_len: int
+    prompt_len: int = 0
+    keeps_end: bool = True
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """What never becomes a window, of one split.
+
+    Args:
+        documents: shorter than a window, or empty; of rows, those without a context, an answer or room for the prompt.
+        tokens: in those documents and in the ends of others that do not fill a window; of rows, what was cut off.
+        long_prompts: rows left out for their prompt.
+        cut_contexts: rows that lost a part of their context, in trials with the longest one.
+        cut_answers: rows that lost the end of their answer.
+    """
+
+    documents: int
+    tokens: int
+    long_prompts: int = 0
+    cut_contexts: int = 0
+    cut_answers: int = 0
 
 
 def windows_per_document(lengths: np.ndarray, window_len: int) -> np.ndarray:
@@ -103,6 +133,21 @@ def split_documents(windows: np.ndarray, held_out: Sequence[str]) -> dict[str, P
             side[useful[side[useful] == sizes.argmax()][0]] = number
     documents = {name: np.flatnonzero(side == number) for number, name in enumerate(("train", *held_out))}
     return {name: Part(some, np.zeros_like(some), windows[some]) for name, some in documents.items()}
+
+
+Parts = dict[str, tuple[str, Part]]
+"""For each of `SPLITS` the column that it comes from and its part of that."""
+
+
+def parts_of(counts: dict[str, np.ndarray]) -> Parts:
+    """For each split the column that it comes from and its part of that: what is missing is held out of "train".
+
+    Args:
+        counts: (documents,) windows of each document, by the splits that the data set brought itself.
+    """
+    held_out = split_documents(counts["train"], [name for name in SPLITS if name not in counts])
+    own = {name: Part(np.arange(len(n)), np.zeros(len(n), np.int64), n) for name, n in counts.items()}
+    return {name: ("train", held_out[name]) if name in held_out else (name, own[name]) for name in SPLITS}
 
 
 def split_positions(windows: np.ndarray, held_out: Sequence[str]) -> dict[str, Part]:
@@ -155,6 +200,11 @@ class TextWindows:
         first = cut.boundary - cut.context_len if cut.boundary else 0
         self._columns = np.arange(first, cut.boundary + cut.target_len)
 
+    @property
+    def costs(self) -> None:
+        """All windows are equally long."""
+        return None
+
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0
 
@@ -182,64 +232,6 @@ class TextWindows:
         """Every context position is real."""
         context_len = self._cut.context_len if self._cut.boundary else self._cut.target_len
         return len(indices) * max(0, context_len - but_last)
-
-
-class PairWindows:
-    """Pairs: the last tokens of the first text are the context, the first tokens of the second the target.
-
-    Args:
-        tokens: (tokens,) flat.
-        offsets: (2 * pairs + 1,) where texts begin: those of pair p are texts 2p and 2p + 1.
-        pairs: which pairs belong to this split.
-        cut: how long a context and a target a trial reads at most; shorter ones are padded and masked. With
-            `boundary` 0 (`rmb_only`) the beginning of the first text is both.
-    """
-
-    def __init__(self, tokens: np.ndarray, offsets: np.ndarray, pairs: np.ndarray, cut: Cut) -> None:
-        self._tokens = tokens
-        self._context_len = cut.context_len if cut.boundary else cut.target_len
-        self._target_len = cut.target_len
-        starts, lengths = offsets[:-1].reshape(-1, 2)[pairs], np.diff(offsets).reshape(-1, 2)[pairs]
-        self._two_texts = bool(cut.boundary)
-        first, second = (0, 1) if self._two_texts else (0, 0)
-        self._context_lens = np.minimum(lengths[:, first], self._context_len)
-        self._target_lens = np.minimum(lengths[:, second], self._target_len)
-        self._context_ends = starts[:, first] + (lengths[:, first] if self._two_texts else self._context_lens)
-        self._target_starts = starts[:, second]
-
-    def __len__(self) -> int:
-        return len(self._context_ends)
-
-    def batch(self, indices: np.ndarray, passes: np.ndarray | None = None) -> Batch:
-        """Contexts padded on the left, targets on the right, with their masks; padding is id 0."""
-        from_right = np.arange(-self._context_len, 0)
-        context_mask = -from_right <= self._context_lens[indices][:, None]
-        context_ids = _gather(self._tokens, self._context_ends[indices][:, None] + from_right, context_mask)
-        from_left = np.arange(self._target_len)
-        target_mask = from_left < self._target_lens[indices][:, None]
-        target_ids = _gather(self._tokens, self._target_starts[indices][:, None] + from_left, target_mask)
-        return Batch(context_ids, target_ids, torch.from_numpy(context_mask), torch.from_numpy(target_mask))
-
-    def documents(self, indices: np.ndarray) -> np.ndarray:
-        """Every pair is a document."""
-        return indices
-
-    def token_count(self, indices: np.ndarray) -> int:
-        """Target tokens without padding."""
-        return int(self._target_lens[indices].sum())
-
-    def context_token_count(self, indices: np.ndarray, but_last: int = 0) -> int:
-        """Context tokens without padding."""
-        return int(np.maximum(0, self._context_lens[indices] - but_last).sum())
-
-    def kept_tokens(self) -> int:
-        """Tokens of all pairs that are not cut off, each counted once."""
-        return int(self._context_lens.sum() + (self._target_lens.sum() if self._two_texts else 0))
-
-
-def _gather(tokens: np.ndarray, positions: np.ndarray, mask: np.ndarray) -> torch.Tensor:
-    """int64 ids at `positions`, 0 where `mask` is False (such positions may lie outside the column)."""
-    return torch.from_numpy(np.where(mask, tokens[np.where(mask, positions, 0)], 0).astype(np.int64))
 
 
 _PURPOSES = {"train": "training", "validation": "validation", "test": "testing"}

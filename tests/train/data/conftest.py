@@ -1,6 +1,6 @@
 """A byte-level tokenizer of 257 ids: a token is a byte, so token counts can be worked out by hand."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,11 @@ SHARED = Path(__file__).parents[3].parent / "shared" / "data"
 class ByteTokenizer:
     """What the data package needs of a transformers tokenizer, without transformers."""
 
-    def __init__(self) -> None:
+    def __init__(self, merges: Sequence[tuple[str, str]] = ()) -> None:
         alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-        self.backend_tokenizer = Tokenizer(
-            models.BPE(vocab={c: i for i, c in enumerate(["<s>", *alphabet])}, merges=[])
-        )
-        self.backend_tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        words = ["<s>", *alphabet, *map("".join, merges)]
+        self.backend_tokenizer = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(words)}, merges=list(merges)))
+        self.backend_tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=not merges)
         self.backend_tokenizer.decoder = decoders.ByteLevel()
 
     def __len__(self) -> int:

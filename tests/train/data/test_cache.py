@@ -142,7 +142,7 @@ def test_a_killed_tokenization_is_done_again_and_leaves_nothing(
 
     cache = cached_tokens(settings(text), tokenizer)
 
-    assert not cache.was_there and cache.facts["rows"] == {"train": 3}
+    assert not cache.was_there and cache.facts["stretches"] == {"train": 3}
     assert not list(Path(str(root)).rglob("*.partial"))
 
 

@@ -11,6 +11,7 @@ from cmp.space.settings import TrialSettings
 from cmp.train.data import hub
 from cmp.train.data.documents import Documents, data_identity, open_documents
 from cmp.train.data.errors import DataError
+from cmp.train.data.rows import Row
 
 Make = Callable[..., TrialSettings]
 
@@ -193,8 +194,8 @@ def test_in_mrpc_a_pair_that_is_not_equivalent_is_its_first_sentence_twice(
 
     documents = open_documents(settings("glue"))
 
-    assert documents.pairs and set(documents.splits) == {"train", "validation", "test"}
-    assert list(documents.splits["train"].documents()) == [("a", "A"), ("b", "b")]
+    assert documents.layout is not None and set(documents.splits) == {"train", "validation", "test"}
+    assert list(documents.splits["train"].documents()) == [Row("a", "", ("A",)), Row("b", "", ("b",))]
     assert calls[0]["config"] == "mrpc" and not calls[0]["streaming"]
 
 
@@ -203,24 +204,24 @@ def test_a_test_split_whose_labels_are_hidden_cannot_say_what_its_pairs_mean(tmp
     write_parquet(tmp_path / "qqp" / "train.parquet", questions)
     write_parquet(tmp_path / "qqp" / "test.parquet", questions | {"label": [-1, -1]})
 
-    assert read(settings(tmp_path / "qqp")) == {"train": [("a", "A"), ("b", "b")]}
+    assert read(settings(tmp_path / "qqp")) == {"train": [Row("a", "", ("A",)), Row("b", "", ("b",))]}
 
 
 @pytest.mark.parametrize(
-    ("task", "columns", "expected"),
+    ("task", "columns", "answer"),
     [
-        ("qqp", {"question1": ["a"], "question2": ["A"], "label": [0]}, ("a", "a")),
-        ("rte", {"sentence1": ["a"], "sentence2": ["A"], "label": [0]}, ("a", "A")),
-        ("qnli", {"question": ["a"], "sentence": ["A"], "label": [0]}, ("a", "A")),
-        ("mnli", {"premise": ["a"], "hypothesis": ["A"], "label": [0]}, ("a", "A")),
+        ("qqp", {"question1": ["a"], "question2": ["A"], "label": [0]}, "a"),
+        ("rte", {"sentence1": ["a"], "sentence2": ["A"], "label": [0]}, "A"),
+        ("qnli", {"question": ["a"], "sentence": ["A"], "label": [0]}, "A"),
+        ("mnli", {"premise": ["a"], "hypothesis": ["A"], "label": [0]}, "A"),
     ],
 )
 def test_only_tasks_about_equivalence_look_at_the_label(
-    tmp_path: Path, settings: Make, task: str, columns: dict[str, list[Any]], expected: tuple[str, str]
+    tmp_path: Path, settings: Make, task: str, columns: dict[str, list[Any]], answer: str
 ) -> None:
     write_parquet(tmp_path / task / "train.parquet", columns)
 
-    assert read(settings(tmp_path / task)) == {"train": [expected]}
+    assert read(settings(tmp_path / task)) == {"train": [Row("a", "", (answer,))]}
 
 
 def test_single_sentences_have_a_meaning_only_for_reconstruction(
@@ -230,7 +231,9 @@ def test_single_sentences_have_a_meaning_only_for_reconstruction(
     hub_at(monkeypatch, {"nyu-mll/glue": tmp_path / "set"})
 
     assert read(settings("glue/sst2", rmb_only=True)) == {"train": ["so good"]}
-    with pytest.raises(DataError, match="nothing follows a context; set rmb_only, or use one of mrpc"):
+    with pytest.raises(
+        DataError, match="nothing follows a context; set rmb_only, name an answer_column, or use one of mrpc"
+    ):
         open_documents(settings("glue/sst2"))
 
 
@@ -240,7 +243,7 @@ def test_the_shared_mrpc_has_pairs_and_its_own_held_out_splits(shared_data: Path
     pairs = {name: list(split.documents()) for name, split in documents.splits.items()}
 
     assert {name: len(split) for name, split in pairs.items()} == {"train": 3576, "validation": 500, "test": 1725}
-    repeated = sum(context == target for context, target in pairs["train"])
+    repeated = sum((row.context,) == row.answers for row in pairs["train"])
     assert 0.25 < repeated / 3576 < 0.4  # a third of MRPC is not equivalent
 
 
@@ -295,7 +298,7 @@ def test_a_missing_file_is_said_by_name(settings: Make, name: str) -> None:
 
 def test_other_mistakes_are_said_with_the_setting_to_change(tmp_path: Path, settings: Make) -> None:
     two = write_jsonl(tmp_path / "two.jsonl", [{"title": "t", "body": "b", "n": 1}])
-    (tmp_path / "a.csv").write_text("a,b", encoding="utf-8")
+    (tmp_path / "a.docx").write_text("a,b", encoding="utf-8")
     (tmp_path / "latin.txt").write_bytes("né".encode("latin-1"))
     (tmp_path / "empty.jsonl").touch()
     broken = write_jsonl(tmp_path / "broken.jsonl", [{"text": "a"}])
@@ -307,7 +310,7 @@ def test_other_mistakes_are_said_with_the_setting_to_change(tmp_path: Path, sett
     assert "'n' of" in str(problem(settings(two, text_column="n"))) and "holds no text" in str(
         problem(settings(two, text_column="n"))
     )
-    assert "cannot read .csv; use .txt, .jsonl or .parquet" in str(problem(settings(tmp_path / "a.csv")))
+    assert "cannot read .docx; use .txt, .jsonl, .parquet or .csv" in str(problem(settings(tmp_path / "a.docx")))
     assert "latin.txt is not UTF-8" in str(problem(settings(tmp_path / "latin.txt")))
     assert "empty.jsonl is empty" in str(problem(settings(tmp_path / "empty.jsonl")))
     assert "broken.jsonl:2 holds no text in 'text'" in str(problem(settings(broken)))

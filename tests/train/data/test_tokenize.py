@@ -1,11 +1,13 @@
 import os
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 import pytest
 
 from cmp.train.data import tokenize as module
-from cmp.train.data.tokenize import encoder, pieces_of, tokenize
+from cmp.train.data.forms import RowTexts
+from cmp.train.data.tokenize import encode_rows, encode_texts, encoder, pieces_of, tokenize
 from tests.train.data.conftest import ByteTokenizer
 
 
@@ -16,7 +18,7 @@ def test_tokens_come_in_the_order_of_the_texts_however_many_work(
     texts = [f"text number {number}" * (number % 4) for number in range(100)]
     encode, _ = encoder(tokenizer)
 
-    chunks = list(tokenize(texts, encode, workers=3))
+    chunks = list(tokenize(texts, partial(encode_texts, encode), workers=3))
 
     assert tokenizer.text(np.concatenate([chunk.ids for chunk in chunks])) == "".join(texts)
     assert np.concatenate([chunk.lengths for chunk in chunks]).tolist() == [len(text) for text in texts]
@@ -29,7 +31,7 @@ def test_a_long_document_is_tokenized_in_pieces_to_the_same_tokens(
     text = "\n".join(f"line {number} of a long document\n" * (number % 3) + "end" for number in range(40))
     encode, _ = encoder(tokenizer)
 
-    (chunk,) = tokenize([text, "short"], encode, workers=1)
+    (chunk,) = tokenize([text, "short"], partial(encode_texts, encode), workers=1)
 
     assert len(pieces_of(text)) > 10
     assert tokenizer.text(chunk.ids) == text + "short"
@@ -90,3 +92,18 @@ def test_an_error_while_reading_reaches_the_caller(tokenizer: ByteTokenizer) -> 
 
     with pytest.raises(OSError, match="disk gone"):
         list(tokenize(texts(), encoder(tokenizer)[0], workers=2))
+
+
+def test_an_answer_has_the_tokens_that_it_has_after_its_prompt() -> None:
+    tokenizer = ByteTokenizer(merges=[("\u0120", "y"), ("?", "n")])  # " y" is a token, and so is "?n"
+    encode, _ = encoder(tokenizer)
+    rows = [RowTexts("a context", "is it?", " yes"), RowTexts("b", "is it?", "no"), RowTexts("", "", "")]
+
+    chunk = encode_rows(encode, 0, rows)
+
+    ends = np.cumsum(chunk.lengths)
+    stretches = [chunk.ids[end - length : end] for end, length in zip(ends, chunk.lengths, strict=True)]
+    assert [tokenizer.text(ids) for ids in stretches[:3]] == ["a context", "is it?", " yes<s>"]
+    assert len(stretches[2]) == 4, "the space and the y are one token, and the end is one"
+    assert [tokenizer.text(ids) for ids in stretches[3:6]] == ["b", "is it?", "no<s>"], "merged over the border"
+    assert [len(ids) for ids in stretches[6:]] == [0, 0, 0]

@@ -5,7 +5,6 @@ import torch
 from cmp.train.data.errors import DataError
 from cmp.train.data.windows import (
     Cut,
-    PairWindows,
     Part,
     TextWindows,
     require_windows,
@@ -129,36 +128,6 @@ def test_two_documents_are_split_by_position_from_the_end_of_the_second() -> Non
         "validation": [(1, 15, 0), (2, 1, 2)],
         "test": [(1, 15, 0), (2, 3, 2)],
     }
-
-
-def pair_windows(pairs: list[tuple[list[int], list[int]]], cut: Cut) -> PairWindows:
-    texts = [text for pair in pairs for text in pair]
-    offsets = np.cumsum([0, *map(len, texts)])
-    return PairWindows(np.concatenate(texts).astype(np.uint16), offsets, np.arange(len(pairs)), cut)
-
-
-def test_pairs_are_padded_towards_their_middle_and_cut_at_their_outer_ends() -> None:
-    windows = pair_windows([([1, 2, 3], [4]), ([5], [6, 7, 8])], Cut(boundary=2, context_len=2, target_len=2))
-
-    batch = windows.batch(np.array([0, 1]))
-
-    assert batch.context_ids.tolist() == [[2, 3], [0, 5]]
-    assert batch.target_ids.tolist() == [[4, 0], [6, 7]]
-    assert batch.context_mask is not None and batch.context_mask.tolist() == [[True, True], [False, True]]
-    assert batch.target_mask is not None and batch.target_mask.tolist() == [[True, False], [True, True]]
-    assert windows.token_count(np.array([0, 1])) == 3
-    assert windows.context_token_count(np.array([1])) == 1
-    assert windows.kept_tokens() == 6  # of 8: the 1 and the last 8 are cut off
-
-
-def test_a_pair_is_reconstructed_from_the_beginning_of_its_first_text() -> None:
-    windows = pair_windows([([1, 2, 3], [4]), ([5], [6, 7, 8])], Cut(boundary=0, context_len=0, target_len=2))
-
-    batch = windows.batch(np.array([0, 1]))
-
-    assert batch.context_ids.tolist() == [[1, 2], [0, 5]]
-    assert batch.target_ids.tolist() == [[1, 2], [5, 0]]
-    assert windows.kept_tokens() == 3
 
 
 def test_no_window_left_says_how_long_a_document_must_be() -> None:
