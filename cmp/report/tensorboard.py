@@ -2,23 +2,29 @@
 
 `search` calls `TensorBoardWriter.update` now and then. One run per trial under `<results>/tensorboard/`; a view of the
 journal like the tables. A process writes the runs of open trials anew, so that a resumed search shows no report twice,
-and leaves those of ended ones alone where they are whole. Needs tensorboardX, which `ray[tune]` brings; the module
-imports without it.
+and leaves those of ended ones alone where they are whole. When the text control's curve comes, all runs so far are
+written once more: worth is read off it. Needs tensorboardX, which `ray[tune]` brings; the module imports without it.
 """
 
 import importlib.util
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from cmp.results.folder import ResultsFolder
 from cmp.results.history import History, TrialRecord, is_finite
 from cmp.results.space_file import read_space_file
+from cmp.results.worth import TextCurve
 from cmp.space.domains import Choice
 from cmp.space.space import Space
 
 SCALARS = (
     "val_loss",
+    "swapped_loss",
+    "worth_tokens",
+    "gain",
+    "carried",
     "train_loss",
     "recovered",
     "val_ppl",
@@ -32,9 +38,15 @@ SCALARS = (
     "peak_memory_bytes",
     "lr",
 )
-RESULTS = ("best/val_loss", "best/recovered", "best/compression_ratio")
+RESULTS = (
+    "best/val_loss",
+    "best/gain",
+    "best/worth_tokens",
+    "best/positions",
+    "best/recovered",
+    "best/compression_ratio",
+)
 """What the HPARAMS tab shows beside the settings: of the best epoch so far."""
-
 
 _MARK = "whole"
 """Beside the event file of a trial that has ended: what it holds."""
@@ -63,19 +75,25 @@ class TensorBoardWriter:
         self._texts = _mixed_choices(Space.from_dict(read_space_file(results.space)))
         self._runs: dict[int, _Run] = {}
         self._closed: set[int] = set()
+        self._curve: TextCurve | None = None
 
     def update(self, history: History) -> None:
         """Write the reports and ends of trials that are not written yet, and flush them to the files."""
+        if history.text_curve != self._curve:
+            self.close()
+            self._closed.clear()
+            self._curve = history.text_curve
         for number, record in history.trials.items():
             if number in self._closed or not (record.reports or record.has_ended):
                 continue
-            if number not in self._runs and _is_whole(self._folder(record), record):
+            mark = _mark(record, self._curve)
+            if number not in self._runs and record.has_ended and _is_whole(self._folder(record), mark):
                 self._closed.add(number)
                 continue
             run = self._runs.get(number) or self._open(record)
-            run.write(record)
+            run.write(record, history)
             if record.has_ended:
-                run.close(record)
+                run.close(record, mark)
                 del self._runs[number]
                 self._closed.add(number)
 
@@ -107,16 +125,24 @@ def _kind(value: Any) -> str:
     return "number" if isinstance(value, int | float) else "text"
 
 
-def _is_whole(folder: Path, record: TrialRecord) -> bool:
+def _is_whole(folder: Path, mark: str) -> bool:
     """True when an earlier process wrote all that there is of a trial that has ended."""
     try:
-        return record.has_ended and (folder / _MARK).read_text() == _mark(record)
+        return (folder / _MARK).read_text() == mark
     except OSError:
         return False
 
 
-def _mark(record: TrialRecord) -> str:
-    return f"{record.status} after {len(record.reports)} reports\n"
+def _mark(record: TrialRecord, curve: TextCurve | None) -> str:
+    measure = (
+        "" if curve is None else f", worth by {'the text control' if curve.trained else 'the backbone'} {curve.points}"
+    )
+    return f"{record.status} after {len(record.reports)} reports{measure}\n"
+
+
+def _with_worth(report: Mapping[str, Any], history: History) -> dict[str, Any]:
+    worth = history.worth_of(report)
+    return {**report, **({} if worth is None else worth.columns)}
 
 
 class _Run:
@@ -141,7 +167,7 @@ class _Run:
         self._written = 0
         self._best: dict[str, Any] | None = None
 
-    def write(self, record: TrialRecord) -> None:
+    def write(self, record: TrialRecord, history: History) -> None:
         """The reports after the last one written."""
         new = list(zip(record.report_times, record.reports, strict=True))[self._written :]
         for moment, report in new:
@@ -149,20 +175,22 @@ class _Run:
                 self._best is None or report["val_loss"] < self._best["val_loss"]
             )
             self._best = report if better else self._best
-            scalars = {name: report.get(name) for name in SCALARS}
+            known = _with_worth(report, history)
+            scalars = {name: known.get(name) for name in SCALARS}
             if self._best is not None:
-                scalars |= {name: self._best.get(name.removeprefix("best/")) for name in RESULTS}
+                best = known if better else _with_worth(self._best, history)
+                scalars |= {name: best.get(name.removeprefix("best/")) for name in RESULTS}
             self._add(self._summary_of(scalars), int(report.get("loops") or report["epoch"]), moment)
         self._written += len(new)
         if new:
             self._file.flush()
 
-    def close(self, record: TrialRecord) -> None:
+    def close(self, record: TrialRecord, mark: str) -> None:
         """Mark the run as ended well, unless it failed, close its file and note that it is whole."""
         if record.status != "failed":
             self._add(self._end)
         self.leave()
-        (self._folder / _MARK).write_text(_mark(record))
+        (self._folder / _MARK).write_text(mark)
 
     def leave(self) -> None:
         """Close the file; another process will write it anew."""

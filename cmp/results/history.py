@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from sys import intern
 from typing import Any, Literal
 
-from cmp.results.worth import TextCurve, Worth, worth_of
+from cmp.results.worth import TextCurve, TextCurves, Worth
 
 CONTROL = -1
 """The number of the text control."""
@@ -125,7 +125,7 @@ class History:
     sessions: list[SessionRecord] = field(default_factory=list)
     completed: bool = False
     interrupted_by: str | None = None
-    _curves: dict[bool, TextCurve] = field(default_factory=dict, repr=False)
+    _curves: TextCurves = field(default_factory=TextCurves, repr=False)
     _open: dict[int, None] = field(default_factory=dict, repr=False)
     _order: list["_Rank"] = field(default_factory=list, repr=False)
 
@@ -173,23 +173,11 @@ class History:
     @property
     def text_curve(self) -> TextCurve | None:
         """What plain text does: the text control's curve, the backbone's own until that is there; None before any."""
-        return self._curves.get(True) or self._curves.get(False)
+        return self._curves.best
 
     def worth_of(self, report: Mapping[str, Any]) -> Worth | None:
         """What the compressor of a report is worth in plain text; None where that is not known (yet)."""
-        curve, loss, positions = self.text_curve, report.get("val_loss"), report.get("positions")
-        if curve is None or not positions or not is_finite(loss):
-            return None
-        return worth_of(curve, float(loss or 0.0), positions)
-
-    def _take_curves(self, report: Metrics) -> None:
-        """Keep what a report says of plain text; of the backbone's own curves that of the longest context."""
-        trained = TextCurve.from_losses(report.get("text_curve") or {}, trained=True)
-        own = TextCurve.from_losses(report.get("plain_curve") or {}, trained=False)
-        if trained is not None:
-            self._curves[True] = trained
-        if own is not None and (False not in self._curves or own.longest > self._curves[False].longest):
-            self._curves[False] = own
+        return self._curves.worth_of(report)
 
     def count(self, status: Status) -> int:
         """How many trials have this status."""
@@ -273,7 +261,7 @@ def _reported(history: History, event: Mapping[str, Any]) -> None:
     report = {intern(name): value for name, value in event["metrics"].items()} | {"epoch": event["epoch"]}
     trial.add_report(report, event["time"])
     if "text_curve" in report or "plain_curve" in report:
-        history._take_curves(report)
+        history._curves.take(report)
     if trial.val_loss != loss_before and trial.number >= 0:
         history._move(trial, before)
 

@@ -9,6 +9,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -25,9 +26,9 @@ class TextCurve:
     trained: bool
 
     @classmethod
-    def from_losses(cls, losses: Mapping[str, float], *, trained: bool) -> "TextCurve | None":
+    def from_losses(cls, losses: Mapping[str, float | None], *, trained: bool) -> "TextCurve | None":
         """The curve as a report has it, by number of tokens; None where it has no two finite points."""
-        points = sorted((int(kept), loss) for kept, loss in losses.items() if math.isfinite(loss))
+        points = sorted((int(kept), loss) for kept, loss in losses.items() if loss is not None and math.isfinite(loss))
         return cls(tuple(points), trained) if len(points) > 1 else None
 
     @property
@@ -93,6 +94,11 @@ class Worth:
     gain: float
     carried: float
 
+    @property
+    def columns(self) -> dict[str, float]:
+        """As tables and other views call them."""
+        return {"worth_tokens": self.tokens, "gain": self.gain, "carried": self.carried}
+
 
 def worth_of(curve: TextCurve, loss: float, positions: int) -> Worth | None:
     """What a compressor of `positions` positions with this loss is worth; None where text itself does not help."""
@@ -100,6 +106,40 @@ def worth_of(curve: TextCurve, loss: float, positions: int) -> Worth | None:
         return None
     tokens = curve.worth(loss)
     return Worth(tokens, tokens / positions, curve.carried(loss))
+
+
+class TextCurves:
+    """What a search knows of plain text: the text control's curve, and the backbone's own until that is there."""
+
+    def __init__(self) -> None:
+        self._trained: TextCurve | None = None
+        self._own: TextCurve | None = None
+
+    @property
+    def best(self) -> TextCurve | None:
+        """The curve to read worth off."""
+        return self._trained or self._own
+
+    def take(self, report: Mapping[str, Any]) -> bool:
+        """Keep what a report says of plain text, of the backbone's own curves that of the longest context.
+
+        Returns:
+            Whether worth is read off another curve now.
+        """
+        before = self.best
+        trained = TextCurve.from_losses(report.get("text_curve") or {}, trained=True)
+        own = TextCurve.from_losses(report.get("plain_curve") or {}, trained=False)
+        self._trained = trained or self._trained
+        if own is not None and (self._own is None or own.longest > self._own.longest):
+            self._own = own
+        return self.best != before
+
+    def worth_of(self, report: Mapping[str, Any]) -> Worth | None:
+        """What the compressor of a report is worth in plain text; None where that is not known (yet)."""
+        loss, positions = report.get("val_loss"), report.get("positions")
+        if self.best is None or not positions or loss is None or not math.isfinite(loss):
+            return None
+        return worth_of(self.best, loss, positions)
 
 
 def headline(worth: Worth, vectors: int, kept: int) -> str:

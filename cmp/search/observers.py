@@ -43,7 +43,7 @@ def observers(
     for listener in listeners:
         ledger.subscribe(listener)
     try:
-        yield tracker_callbacks(space, folder)
+        yield tracker_callbacks(space, folder, ledger.history)
     finally:
         for listener in listeners:
             ledger.unsubscribe(listener)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from cmp.report.page import write_page
+from tests.report import honest
 from tests.report.headless import chrome
 from tests.report.synthetic import write_folder
 
@@ -16,8 +17,8 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def results(tmp_path: Path) -> Callable[[str], Path]:
-    """Write a results folder of one of `synthetic.KINDS`."""
-    return lambda kind: write_folder(tmp_path / kind, kind)
+    """Write a results folder of one of `synthetic.KINDS` or `honest.KINDS`."""
+    return lambda kind: write_any(tmp_path / kind, kind)
 
 
 @pytest.fixture(scope="session")
@@ -27,7 +28,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
     def folder(kind: str) -> Path:
         if not (root / kind / "report.html").exists():
-            write_page(write_folder(root / kind, kind))
+            write_page(write_any(root / kind, kind))
         return root / kind
 
     return folder
@@ -39,3 +40,8 @@ def browser() -> "Iterator[Chrome]":
     driver = chrome()
     yield driver
     driver.quit()
+
+
+def write_any(folder: Path, kind: str) -> Path:
+    """A results folder of any kind."""
+    return honest.write_honest_folder(folder, kind) if kind in honest.KINDS else write_folder(folder, kind)

@@ -1,5 +1,7 @@
 """Results folders as a search would leave them, made up: any number of trials, any outcome, no training.
 
+Those here are of searches before there was a text control; `honest` makes the others.
+
 The numbers behave like real ones (losses fall along a curve whose floor depends on the settings, ASHA stops the worse
 two thirds at each rung, slots run side by side), so that the page can be judged by eye. `python -m
 tests.report.synthetic FOLDER KIND` writes one to look at.
@@ -136,7 +138,7 @@ class Simulation:
 
     def play(self, number: int, start: float) -> float:
         """One trial from its suggestion to its end; the time at which its slot is free again."""
-        settings = sample(self.rng)
+        settings = self.settings()
         self.add(start, "suggested", trial=number, settings=settings)
         self.add(start + 0.1, "started", trial=number, attempt=1, node="127.0.0.1", pid=4000 + number)
         seconds, now = self.rng.uniform(7.0, 11.0), start + 0.5
@@ -144,13 +146,26 @@ class Simulation:
             now += seconds
             if number in self.failures and epoch >= self.from_epoch:
                 return self.fail(number, epoch - 1, now)
-            loss = loss_at(settings, epoch, self.rng) + (1.4 if self.harmful else 0.0)
-            self.add(now, "reported", trial=number, epoch=epoch, metrics=metrics(settings, epoch, loss, seconds))
+            loss = self.loss(settings, epoch)
+            reported = self.metrics(settings, epoch, loss, seconds)
+            self.add(now, "reported", trial=number, epoch=epoch, metrics=reported)
             if self.stops(epoch, loss):
                 self.add(now + 0.01, "stopped", trial=number, epoch=epoch, rung=epoch)
                 return now + 0.3
         self.add(now + 0.05, "finished", trial=number, epoch=EPOCHS)
         return now + 0.3
+
+    def settings(self) -> dict[str, Any]:
+        """Of the next trial."""
+        return sample(self.rng)
+
+    def loss(self, settings: dict[str, Any], epoch: int) -> float:
+        """After an epoch."""
+        return loss_at(settings, epoch, self.rng) + (1.4 if self.harmful else 0.0)
+
+    def metrics(self, settings: dict[str, Any], epoch: int, loss: float, seconds: float) -> dict[str, Any]:
+        """Of a report."""
+        return metrics(settings, epoch, loss, seconds)
 
     def fail(self, number: int, epoch: int, now: float) -> float:
         kind = self.failures[number]

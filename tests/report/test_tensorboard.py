@@ -62,7 +62,7 @@ def test_hparams_hold_settings_and_result_and_one_type_for_each_setting(results:
         shown, settings = hyperparameters(run), history.trials[number].settings
         assert shown["lr"].number_value == pytest.approx(settings["lr"])
         assert shown["cmp_layer"].string_value == str(settings["cmp_layer"])
-        assert set(RESULTS) <= set(run.Tags()["scalars"])
+        assert {"best/val_loss", "best/recovered", "best/compression_ratio"} <= set(run.Tags()["scalars"])
         assert run.Scalars("best/val_loss")[-1].value == pytest.approx(history.trials[number].val_loss, rel=1e-6)
 
 
@@ -122,3 +122,32 @@ def test_a_trial_that_ended_is_written_once_however_often_the_search_resumes(res
     assert [s.step for s in read(folder, 0).Scalars("val_loss")] == [
         loops for loops, _ in journalled(folder, 0, "val_loss")
     ]
+
+
+def test_worth_is_written_by_the_text_controls_curve_also_for_trials_that_ended_before_it(
+    results: Callable[[str], Path],
+) -> None:
+    folder = results("tested")
+    events = list(read_events(folder / "journal.jsonl"))
+    (last,) = [i for i, e in enumerate(events) if e["event"] == "reported" and e["metrics"].get("text_curve")]
+    history, writer = History.from_events(events[:last]), TensorBoardWriter(folder)
+    ended = next(number for number, trial in history.trials.items() if trial.has_ended)
+    writer.update(history)
+    by_the_bare_model = read(folder, ended).Scalars("gain")[-1].value
+
+    for event in events[last:]:
+        history.apply(event)
+    writer.update(history)
+    writer.close()
+
+    report = history.trials[ended].best_report
+    worth = history.worth_of(report) if report else None
+    assert worth is not None and report is not None
+    shown = read(folder, ended)
+    assert set(RESULTS) <= set(shown.Tags()["scalars"])
+    assert shown.Scalars("best/gain")[-1].value == pytest.approx(worth.gain, rel=1e-6) != by_the_bare_model
+    assert shown.Scalars("swapped_loss")[-1].value == pytest.approx(history.trials[ended].reports[-1]["swapped_loss"])
+    written = {path: path.stat().st_mtime_ns for path in folder.glob("tensorboard/*/events*")}
+    again = TensorBoardWriter(folder)
+    again.update(history)
+    assert {path: path.stat().st_mtime_ns for path in folder.glob("tensorboard/*/events*")} == written

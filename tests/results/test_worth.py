@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from cmp.results.worth import TextCurve, worth_of
+from cmp.results.worth import TextCurve, TextCurves, worth_of
 
 LENGTHS = ("0", "1", "2", "4", "8", "16", "32", "64", "100")
 LOSSES = (1.941, 1.837, 1.791, 1.748, 1.719, 1.671, 1.642, 1.583, 1.551)
@@ -56,3 +56,20 @@ def test_where_text_does_not_help_nothing_is_measured_in_it() -> None:
 
 def test_a_curve_needs_two_points() -> None:
     assert TextCurve.from_losses({"0": 1.0, "8": math.nan}, trained=True) is None
+
+
+def test_the_text_controls_curve_takes_the_place_of_the_backbones_own() -> None:
+    curves = TextCurves()
+    report = {"val_loss": 1.9, "positions": 2}
+    assert curves.worth_of(report) is None
+
+    assert curves.take({"plain_curve": {"0": 2.5, "8": 2.0}})
+    assert not curves.take({"plain_curve": {"0": 2.4, "4": 2.1}}), "of a shorter context"
+    assert curves.best is not None and (curves.best.longest, curves.best.trained) == (8, False)
+
+    assert curves.take({"text_curve": {"0": 2.1, "4": 1.9, "8": None}})
+    assert not curves.take({"plain_curve": {"0": 2.5, "16": 2.0}})
+    worth = curves.worth_of(report)
+    assert worth is not None and worth.columns == {"worth_tokens": 4.0, "gain": 2.0, "carried": pytest.approx(1.0)}
+    assert curves.worth_of({"val_loss": math.nan, "positions": 2}) is None
+    assert curves.worth_of({"val_loss": 1.9}) is None, "an old report"

@@ -33,7 +33,7 @@ def test_a_tracker_that_is_not_installed_is_named_before_anything_starts(
 
 
 def test_without_a_tracker_ray_tune_gets_no_callback(tmp_path: Path) -> None:
-    assert tracker_callbacks(tracked(None), ResultsFolder(tmp_path)) == []
+    assert tracker_callbacks(tracked(None), ResultsFolder(tmp_path), History()) == []
 
 
 def test_the_page_and_tensorboard_show_the_last_state_when_the_search_ends(tmp_path: Path) -> None:

@@ -44,9 +44,11 @@ def test_mlflow_has_every_report_and_the_settings_of_every_trial(tmp_path: Path)
             name: str(value) for name, value in event["settings"].items()
         }
         tracked_losses = {point.value for point in client.get_metric_history(tracked.info.run_id, "val_loss")}
-        assert tracked_losses == {
-            report["metrics"]["val_loss"] for report in search.events("reported") if report["trial"] == event["trial"]
-        }
+        reports = [report["metrics"] for report in search.events("reported") if report["trial"] == event["trial"]]
+        assert tracked_losses == {report["val_loss"] for report in reports}
+        assert tracked.data.metrics["swapped_loss"] == reports[-1]["swapped_loss"]
+        assert tracked.data.metrics["gain"] == tracked.data.metrics["worth_tokens"] / reports[-1]["positions"]
+        assert {f"plain_curve/{kept}" for kept in reports[0]["plain_curve"] or ()} <= set(tracked.data.metrics)
 
 
 @needs("wandb")
@@ -56,6 +58,8 @@ def test_wandb_keeps_every_report_in_the_results_folder_when_offline(tmp_path: P
     records = [record for path in sorted(search.results.glob("wandb/offline-run-*/*.wandb")) for record in read(path)]
     tracked_losses = [record["val_loss"] for record in records if "val_loss" in record]
     assert sorted(tracked_losses) == sorted(event["metrics"]["val_loss"] for event in search.events("reported"))
+    measured = [record["gain"] * record["positions"] - record["worth_tokens"] for record in records if "gain" in record]
+    assert measured == pytest.approx([0.0] * 4)
 
 
 # The files of wandb are LevelDB logs: blocks of records, each with checksum, length and whether it is a part.

@@ -16,6 +16,7 @@ from cmp.results.front import Front, Point, points_of
 from cmp.results.history import History
 from cmp.results.journal import Event
 from cmp.results.tables import write_results_parquet, write_trials_csv
+from cmp.search.decide.extras import wants_control
 from cmp.search.decide.optuna_log import OptunaLog
 from cmp.search.decide.sampler import distributions
 from cmp.space.space import Space
@@ -35,7 +36,8 @@ class FolderViews:
         self._space = space
         self._folder = folder
         self._clock = clock
-        self._optuna_log = OptunaLog(folder.optuna_log, Path(str(folder)).name, distributions(space))
+        name, has_control = Path(str(folder)).name, wants_control(space)
+        self._optuna_log = OptunaLog(folder.optuna_log, name, distributions(space), has_control=has_control)
         self._optuna_log_is_whole = False
         self._events: Callable[[], Iterable[Event]] = tuple
         self._tables_due = float("-inf")

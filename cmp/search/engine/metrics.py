@@ -3,12 +3,15 @@
 from ray.util.metrics import Gauge
 
 from cmp.results.folder import trial_label
-from cmp.results.history import History, is_finite
+from cmp.results.history import CONTROL, History, is_finite
 from cmp.results.journal import Event
 
-# Our name of a report's field, and what the gauge says about itself.
+# Our name of a report's field or of what is worked out from it, and what the gauge says about itself.
 _BY_TRIAL = {
     "val_loss": "validation loss after the last epoch, nats per token",
+    "swapped_loss": "the same after the memories of other documents",
+    "worth_tokens": "tokens of plain text that do as well as the memory, by the text curve known so far",
+    "gain": "those per position that the decoder reads: above 1 the memory beats plain text",
     "recovered": "share of the context's value that survives compression",
     "tokens_per_second": "training speed, tokens per second",
     "epoch": "epochs trained",
@@ -28,9 +31,12 @@ class RayMetrics:
         """Show a report's numbers."""
         if event["event"] != "reported":
             return
-        tags = {"experiment": self._experiment, "trial": trial_label(event["trial"])}
+        number, metrics = event["trial"], event["metrics"]
+        worth = None if number == CONTROL else self._history.worth_of(metrics)
+        tags = {"experiment": self._experiment, "trial": trial_label(number)}
+        values = {**metrics, **({} if worth is None else worth.columns)}
         for name, gauge in self._gauges.items():
-            value = event["metrics"].get(name)
+            value = values.get(name)
             if is_finite(value):
                 gauge.set(value, tags)
         best = self._history.best()

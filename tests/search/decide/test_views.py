@@ -16,13 +16,14 @@ from optuna.trial import TrialState
 
 from cmp.results.best import read_note
 from cmp.results.folder import ResultsFolder
-from cmp.results.history import History
+from cmp.results.history import CONTROL, History
 from cmp.results.journal import read_events
 from cmp.search.decide.ledger import Ledger
 from cmp.store import replace_folder
 from cmp.train.session import TrialOutcome
 from tests.search.fake_search import Clock, KilledError, make_space, run
 
+CURVE = {"0": 3.0, "4": 2.6, "16": 2.2, "64": 2.0}
 STATES = {"finished": TrialState.COMPLETE, "stopped": TrialState.PRUNED, "failed": TrialState.FAIL}
 
 
@@ -76,6 +77,46 @@ def test_optuna_log_shows_the_journal_at_every_moment_and_only_ever_grows(tmp_pa
             assert now.startswith(shown), "a dashboard that has the file open would be lost"
             shown = now
     assert len(load_study(tmp_path / "x").trials) == 6
+
+
+def test_optuna_log_says_what_a_trial_is_worth_once_the_text_control_is_done(tmp_path: Path) -> None:
+    ledger = Ledger(make_space(num_samples=3, control=True), ResultsFolder(tmp_path / "x"), Clock())
+    control, *others = (ledger.next_trial() for _ in range(4))
+    assert control is not None and control.number == CONTROL
+    for number, suggested in enumerate(others):
+        assert suggested is not None and suggested.number == number
+        ledger.report(number, {"epoch": 1, "val_loss": 2.2, "positions": 4, "swapped_loss": 2.5, "plain_curve": CURVE})
+    ledger.finish(0, TrialOutcome("finished", 1))
+    before = (tmp_path / "x" / "optuna.log").read_bytes()
+    ledger.report(CONTROL, {"epoch": 4, "val_loss": 2.6, "text_curve": {"0": 2.6, "8": 2.2, "16": 2.0}})
+    ledger.report(1, {"epoch": 2, "val_loss": 2.0, "positions": 4, "swapped_loss": 2.4})
+
+    ended, better, other = (trial.user_attrs for trial in load_study(tmp_path / "x").trials)
+
+    assert (ended["positions"], ended["swapped_loss"]) == (4, 2.5)
+    assert "gain" not in ended, "by the untrained curve it would have counted adaptation as memory"
+    assert other["worth_tokens"] == pytest.approx(8) and other["gain"] == pytest.approx(2)
+    assert better["worth_tokens"] == pytest.approx(16) and better["carried"] == pytest.approx(1)
+    assert better["swapped_loss"] == 2.4
+    after = (tmp_path / "x" / "optuna.log").read_bytes()
+    ledger.close()
+    Ledger(make_space(num_samples=3, control=True), ResultsFolder(tmp_path / "x"), Clock()).begin()
+    assert (tmp_path / "x" / "optuna.log").read_bytes() == after and after.startswith(before)
+
+
+@pytest.mark.parametrize("control", [False, True])
+def test_without_a_text_control_optuna_log_has_worth_by_the_bare_models_curve(tmp_path: Path, control: bool) -> None:
+    ledger = Ledger(make_space(num_samples=1, control=control), ResultsFolder(tmp_path / "x"), Clock())
+    if control:  # and it fails
+        ledger.next_trial()
+    ledger.next_trial()
+    ledger.report(0, {"epoch": 1, "val_loss": 2.2, "positions": 4, "plain_curve": CURVE})
+    if control:
+        ledger.finish(CONTROL, TrialOutcome("diverged", 0, "nan"))
+
+    (trial,) = load_study(tmp_path / "x").trials
+
+    assert trial.user_attrs["worth_tokens"] == pytest.approx(16)
 
 
 def test_optuna_dashboard_serves_the_log(tmp_path: Path) -> None:
