@@ -46,13 +46,17 @@ class EarlyFailures:
     by_trial: dict[int, list[Failure]] = field(default_factory=dict)
     in_a_row: list[Failure] = field(default_factory=list)
     deaths: dict[str, int] = field(default_factory=dict)
+    met_everywhere: set[str] = field(default_factory=set)
 
     def is_own(self, failure: Failure, *, elsewhere: bool) -> bool:
         """True when the trial itself is to blame; `elsewhere` says whether another machine is there to ask."""
         before = self.by_trial.setdefault(failure.trial, [])
         others = [past for past in before if past.node != failure.node]
         before.append(failure)
-        return not elsewhere or any(past.kind_of_reason == failure.kind_of_reason for past in others)
+        kind = failure.kind_of_reason
+        if any(past.kind_of_reason == kind for past in others):
+            self.met_everywhere.add(kind)
+        return not elsewhere or kind in self.met_everywhere
 
     def died_twice_on(self, node: str) -> bool:
         """A process died here before its first epoch; True from the second one on, whichever trials they were."""
@@ -72,6 +76,7 @@ class EarlyFailures:
         """Somewhere a trial got through its first epoch: the row is over."""
         self.in_a_row.clear()
         self.deaths.clear()
+        self.met_everywhere.clear()
         self.by_trial.pop(trial, None)
 
 

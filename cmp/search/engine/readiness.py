@@ -14,7 +14,7 @@ from typing import Any
 from uuid import uuid4
 
 import ray
-from ray.exceptions import RayError
+from ray.exceptions import RayError, TaskUnschedulableError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cmp.search.engine.environment import without_values
@@ -156,6 +156,8 @@ class Readiness:
                 continue
             try:
                 yield errand, ray.get(errand.task), None
+            except TaskUnschedulableError:
+                yield errand, None, "it cannot be reached"
             except RayError as error:
                 yield errand, None, _last_line(error)
 

@@ -56,10 +56,28 @@ def tracker_callbacks(space: Space, folder: ResultsFolder, history: History) -> 
 
 
 def _wandb(space: Space, folder: ResultsFolder) -> _Measured:
-    from ray.air.integrations.wandb import WandbLoggerCallback
+    """Ray's integration, without the key in a runtime environment, where everybody on the cluster could read it.
 
-    class Wandb(_Measured, WandbLoggerCallback):
-        pass
+    Its processes on the driver's machine are children of Ray's, not of the driver: what is set for W&B here they get as
+    an argument.
+    """
+    from ray.air.integrations import wandb
+
+    class Logger(wandb._WandbLoggingActor):
+        def __init__(self, *args: Any, variables: dict[str, str], **settings: Any) -> None:
+            os.environ.update(variables)
+            super().__init__(*args, **settings)
+
+    class Wandb(_Measured, wandb.WandbLoggerCallback):
+        _logger_actor_cls = Logger
+
+        def _start_logging_actor(self, trial: Any, exclude_results: list[str], **settings: Any) -> None:
+            variables = {name: value for name, value in os.environ.items() if name.startswith("WANDB_")}
+            key = os.environ.pop(wandb.WANDB_ENV_VAR, None)
+            try:
+                super()._start_logging_actor(trial, exclude_results, variables=variables, **settings)
+            finally:
+                os.environ.update({} if key is None else {wandb.WANDB_ENV_VAR: key})
 
     return Wandb(project=space.name, dir=str(folder.path.absolute()), excludes=_NOT_METRICS)
 

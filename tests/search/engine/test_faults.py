@@ -26,6 +26,16 @@ def test_the_same_error_on_another_machine_is_the_trials_own_and_acquits_both() 
     assert early.acquitted(0) == {"a", "b"}
 
 
+def test_an_error_that_was_met_on_two_machines_blames_no_machine_until_somebody_does_better() -> None:
+    early = EarlyFailures()
+    early.is_own(Failure(0, "a", NO_MODEL), elsewhere=True)
+    early.is_own(Failure(0, "b", NO_MODEL), elsewhere=True)
+
+    assert early.is_own(Failure(1, "a", NO_MODEL), elsewhere=True)
+    early.an_epoch_was_done(2)
+    assert not early.is_own(Failure(3, "a", NO_MODEL), elsewhere=True)
+
+
 def test_another_error_on_another_machine_blames_that_machine() -> None:
     early = EarlyFailures()
     early.is_own(Failure(0, "a", NO_MODEL), elsewhere=True)
