@@ -44,6 +44,16 @@ class Machines:
         """Host and port of the control store."""
         return self.cluster.address
 
+    @property
+    def dashboard(self) -> str:
+        """Where the dashboard and the job server listen."""
+        return f"http://{self.cluster.head_node.webui_url}"
+
+    @property
+    def session(self) -> str:
+        """Folder of all logs."""
+        return self.cluster.head_node.get_session_dir_path()
+
     def add(self, name: str, cpus: float = 1, **options: Any) -> None:
         """One node more."""
         self.by_name[name] = self.cluster.add_node(num_cpus=cpus, node_name=name, **options)
@@ -114,7 +124,9 @@ class Machines:
 
 
 @contextmanager
-def machines(folder: Path, monkeypatch: pytest.MonkeyPatch, *, epoch_seconds: float = 0.0) -> Iterator[Machines]:
+def machines(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, *, epoch_seconds: float = 0.0, dashboard: bool = False
+) -> Iterator[Machines]:
     """A cluster with a head alone. Trials are slowed down by so many seconds an epoch, to have time for faults."""
     (folder / "marks").mkdir(parents=True, exist_ok=True)
     for name, value in {
@@ -128,7 +140,7 @@ def machines(folder: Path, monkeypatch: pytest.MonkeyPatch, *, epoch_seconds: fl
         monkeypatch.setenv(name, value)
     from ray.cluster_utils import Cluster
 
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": dashboard})
     here = Machines(cluster, dict(os.environ), folder / "marks")
     try:
         yield here
