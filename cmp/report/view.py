@@ -151,7 +151,7 @@ class SearchView:
 
     @cached_property
     def ranked(self) -> list[TrialView]:
-        """All trials: lowest val_loss first, failed ones after the others."""
+        """All trials: lowest val_loss first, those without any last."""
         views = {t.number: t for t in self.trials}
         return [views[record.number] for record in self.history.ranked()]
 

@@ -8,7 +8,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,10 @@ class BestNote:
     settings: dict[str, Any]
     positions: int | None = None
     n_cmps: int | None = None
+
+
+class OlderWeightsError(OSError):
+    """The trial's folder holds weights of an earlier epoch than its best one: these could not be written, or seen."""
 
 
 def read_note(best: Path) -> BestNote | None:
@@ -63,17 +67,21 @@ def replace_best(
     new one, or for an instant none, never a mixture; the next start copies again where none is left. `source` may
     itself be replaced by its trial meanwhile: the copy follows the folder that it opened, and starts again if that one
     vanishes. With `linked` files are shared with the source where the file system can: trials replace theirs as a
-    whole, so a shared one never changes.
+    whole, so a shared one never changes. The note says what the copied weights are: a later epoch, whose report is on
+    its way, is better.
 
     Raises:
+        OlderWeightsError: the source's weights are of an earlier epoch than the note says.
         OSError: the source cannot be read, or there is no space.
     """
+    _require_epoch(source, note)
 
     def write(fresh: Path) -> None:
         _copy_patiently(source, fresh, linked, pause)
+        held = _require_epoch(fresh, note)
         if note.n_cmps is not None:
             _use_prefix(fresh, note.n_cmps, note.val_loss)
-        write_note(fresh, note)
+        write_note(fresh, held)
 
     best.parent.mkdir(parents=True, exist_ok=True)
     replace_folder(best, write)
@@ -88,6 +96,20 @@ def _use_prefix(folder: Path, n_cmps: int, val_loss: float) -> None:
         words = f"This copy makes the first {n_cmps} of each piece's vectors unless asked for another number; its "
         words += f"val_loss is {val_loss:.4f}."
         write_text(card, f"{card.read_text(encoding='utf-8')}\n## A part of the vectors\n\n{words}\n")
+
+
+def _require_epoch(folder: Path, note: BestNote) -> BestNote:
+    """The note of the weights that are there, as their own config says; nothing is known of a folder without one."""
+    try:
+        metrics = json.loads((folder / CONFIG).read_text(encoding="utf-8"))["origin"]["metrics"]
+        epoch, val_loss = int(metrics["epoch"]), float(metrics["val_loss"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return note
+    if epoch < note.epoch:
+        raise OlderWeightsError(f"{folder} holds epoch {epoch} of trial {note.trial}; epoch {note.epoch} was better")
+    if epoch == note.epoch:
+        return note
+    return replace(note, epoch=epoch, val_loss=val_loss if note.n_cmps is None else note.val_loss)
 
 
 def _copy_patiently(source: Path, target: Path, linked: bool, pause: Callable[[float], None]) -> None:

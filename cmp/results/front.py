@@ -63,9 +63,9 @@ class Point:
 
 
 def points_of(settings: TrialSettings, trial: TrialRecord) -> tuple[Point, ...]:
-    """A trial's best epoch, with all its vectors and with fewer where it is nested; none of a failed trial."""
+    """A trial's best epoch, with all its vectors and with fewer where it is nested, also where it failed later."""
     report = trial.best_report
-    if report is None or trial.status == "failed":
+    if report is None:
         return ()
     kept = settings.keep_len
     return tuple(
@@ -114,7 +114,7 @@ def hypervolume(losses: Mapping[int, float], most_positions: int, worst_loss: fl
 
 
 class Front:
-    """The front of one search; failed trials are not on it.
+    """The front of one search.
 
     Args:
         space: gives each trial's prices.

@@ -143,14 +143,17 @@ class History:
         return sum(session.seconds for session in self.sessions)
 
     def best(self) -> TrialRecord | None:
-        """The trial with the lowest best val_loss, failed ones left out; the earliest of equals."""
+        """The trial with the lowest best val_loss, the earliest of equals.
+
+        One that failed later counts with the epochs that it reported: the weights of its best one are there.
+        """
         if not self._order:
             return None
-        has_no_loss, failed, _, number = self._order[0]
-        return None if has_no_loss or failed else self.trials[number]
+        has_no_loss, _, number = self._order[0]
+        return None if has_no_loss else self.trials[number]
 
     def ranked(self) -> list[TrialRecord]:
-        """All trials, lowest val_loss first, failed ones after the others, those without any loss last."""
+        """All trials, lowest val_loss first, those without any loss last."""
         return [self.trials[number] for *_, number in self._order]
 
     def unfinished(self) -> list[TrialRecord]:
@@ -219,12 +222,12 @@ def is_finite(value: Any) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)
 
 
-_Rank = tuple[bool, bool, float, int]
+_Rank = tuple[bool, float, int]
 
 
 def _rank(trial: TrialRecord) -> _Rank:
     loss = trial.val_loss
-    return loss is None, trial.status == "failed", math.inf if loss is None else loss, trial.number
+    return loss is None, math.inf if loss is None else loss, trial.number
 
 
 def _session(history: History, event: Mapping[str, Any]) -> None:

@@ -35,7 +35,7 @@ def score_on_test(
     best = best_point(space, history)
     if best is None:
         return None
-    others = (trial for trial in history.ranked() if trial.val_loss is not None and trial.status != "failed")
+    others = (trial for trial in history.ranked() if trial.val_loss is not None)
     second = next((trial for trial in others if trial.number != best.trial), None)
     runner_up = None if second is None else candidate_of(space, second)
     candidates = [best.candidate, *([runner_up] if runner_up is not None else [])]

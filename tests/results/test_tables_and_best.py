@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from cmp.results.best import BestNote, read_note, replace_best
+from cmp.results.best import BestNote, OlderWeightsError, read_note, replace_best
 from cmp.results.history import History
 from cmp.results.space_file import read_space_file, write_space_file
 from cmp.results.tables import TRIAL_COLUMNS, write_results_parquet, write_trials_csv
@@ -56,10 +57,10 @@ def test_trials_csv_has_designs_columns_and_the_best_trial_first(tmp_path: Path)
     )
     columns += "no_context_loss full_context_loss compression_ratio"
     assert list(rows[0]) == [*columns.split(), "lr", "n_cmps", "cmp_layer"] == [*TRIAL_COLUMNS, *SEARCHED]
-    # The failed trial comes after those whose compressor can be used, the one without a report last.
-    assert [row["trial"] for row in rows] == ["0", "2", "1", "3"]
-    assert [row["status"] for row in rows] == ["finished", "stopped", "diverged", "waiting"]
-    best = rows[0]
+    # One that diverged later has its best epoch; the one without a report comes last.
+    assert [row["trial"] for row in rows] == ["1", "0", "2", "3"]
+    assert [row["status"] for row in rows] == ["diverged", "finished", "stopped", "waiting"]
+    best = rows[1]
     assert (best["val_loss"], best["epoch"], best["loops"]) == ("2.1", "3", "300")
     assert float(best["recovered"]) == pytest.approx(0.45)
     # Started at event 5, finished at event 14; trials wait for one another in this journal.
@@ -85,7 +86,7 @@ def test_tables_say_what_losses_are_worth_once_the_text_control_is_there(tmp_pat
     write_results_parquet(tmp_path / "results.parquet", known, SEARCHED)
 
     with (tmp_path / "trials.csv").open() as file:
-        best = next(csv.DictReader(file))
+        best = next(row for row in csv.DictReader(file) if row["trial"] == "0")
     assert float(best["worth_tokens"]) == pytest.approx(2.0)
     assert float(best["gain"]) == pytest.approx(0.5)
     assert float(best["carried"]) == pytest.approx(0.4 / 0.6)
@@ -115,10 +116,10 @@ def test_tables_of_an_empty_search_can_be_read(tmp_path: Path) -> None:
     assert pq.read_table(tmp_path / "results.parquet").num_rows == 0
 
 
-def test_the_best_trial_is_the_lowest_loss_of_any_epoch_among_trials_that_did_not_fail() -> None:
+def test_the_best_trial_is_the_lowest_loss_of_any_epoch_also_of_a_trial_that_failed_later() -> None:
     best = history().best()
     assert best is not None and best.best_report is not None
-    assert (best.number, best.best_report["epoch"]) == (0, 2)
+    assert (best.number, best.best_report["epoch"]) == (1, 1)
 
 
 def test_time_between_sessions_counts_neither_for_a_trial_nor_for_the_search() -> None:
@@ -175,6 +176,26 @@ def test_a_source_that_never_comes_leaves_the_old_best(tmp_path: Path) -> None:
         replace_best(tmp_path / "best", tmp_path / "missing", NOTE, pause=lambda seconds: None)
     assert (tmp_path / "best" / "config.json").read_text() == "old"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "best"]
+
+
+def of_epoch(folder: Path, epoch: int, val_loss: float) -> Path:
+    """A trial's best/ with weights of this epoch."""
+    fill(folder, "weights")
+    (folder / "config.json").write_text(json.dumps({"origin": {"metrics": {"epoch": epoch, "val_loss": val_loss}}}))
+    return folder
+
+
+def test_the_note_is_never_of_another_epoch_than_the_weights(tmp_path: Path) -> None:
+    """A trial on a full disk keeps its older best/, and the note said the newer epoch."""
+    best, wanted = tmp_path / "best", replace(NOTE, epoch=5, val_loss=2.0)
+    replace_best(best, of_epoch(tmp_path / "a", 5, 2.0), wanted)
+    assert read_note(best) == wanted
+    with pytest.raises(OlderWeightsError, match="holds epoch 3 of trial"):
+        replace_best(best, of_epoch(tmp_path / "b", 3, 2.4), wanted)
+    assert read_note(best) == wanted
+    replace_best(best, of_epoch(tmp_path / "c", 6, 1.9), wanted)
+
+    assert read_note(best) == replace(wanted, epoch=6, val_loss=1.9), "its report is on its way"
 
 
 def test_a_torn_note_is_no_note(tmp_path: Path) -> None:

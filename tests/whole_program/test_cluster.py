@@ -185,7 +185,7 @@ def test_data_are_tokenized_once_on_each_node_that_does_not_share_them(
 def test_nodes_that_join_are_used_and_a_head_without_cpus_is_no_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    search = Search(tmp_path, {"n_epochs": 3, "search": {"control": False, "num_samples": 6, "min_peers": 6}})
+    search = Search(tmp_path, {"n_epochs": 5, "search": {"control": False, "num_samples": 10, "min_peers": 10}})
     with machines(tmp_path, monkeypatch, epoch_seconds=1.0) as cluster:
         run = cluster.start(search, epoch_seconds=1.0)
         wait_in(run, lambda: "Waiting for 1 more CPU" in run.text())

@@ -120,7 +120,7 @@ class _Copy:
             return
         view = str(self._path.relative_to(self._folder.path))
         if _attempt(view, lambda: self._write(wanted, linked)):
-            self._note, self._missing = wanted, None
+            self._note, self._missing = read_note(self._path), None
         else:
             self._missing = wanted
 

@@ -166,6 +166,8 @@ def _reason(footprint: Footprint, nodes: Sequence[Node], fit: int, search: Searc
     able = [node for node in nodes if node.cpus]
     where = f"the {len(able)} nodes have" if len(able) != 1 else f"node {able[0].name} has"
     where = where if any(node.key for node in nodes) else "this machine has"
+    if not able:
+        return f"a trial takes {footprint}; no machine for it is there yet"
     have = f"{where} {_number(cpus)} CPU" + (f" and {_number(gpus)} GPU" if gpus else " and no GPU")
     needs = f"a trial takes {footprint}; {have}"
     if fit == 0:

@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
+from cmp.results.best import BestNote, read_note
 from cmp.results.finalists import finalist_lines
 from cmp.results.folder import ResultsFolder
 from cmp.results.front import Front, Point, best_point
@@ -65,7 +66,11 @@ def print_results(console: Console, space: Space, history: History, folder: Resu
         say(console, best_text(best, history, space, load_scores(folder.test_scores)))
     if front := front_text(space, history):
         say(console, front)
-    say(console, places_text(folder))
+    note = read_note(folder.best)
+    if best is None or (note is not None and (note.trial, note.epoch) == (best.trial, best.candidate.epoch)):
+        say(console, places_text(folder))
+    else:
+        say(console, missing_text(folder, best.candidate, note))
 
 
 def print_partial(
@@ -219,6 +224,17 @@ def places_text(folder: ResultsFolder) -> str:
         f'\n    compressor = Compressor.from_pretrained("{path}/best")'
         f'\n    memory = compressor.compress("a long text ...")'
         f"\n    print(compressor.generate(memory, max_new_tokens=40))\n"
+    )
+
+
+def missing_text(folder: ResultsFolder, best: Candidate, note: BestNote | None) -> str:
+    """What to do where `best/` does not hold the best compressor, which is then not named."""
+    held = "does not exist" if note is None else f"holds trial {note.trial} at epoch {note.epoch}"
+    return (
+        f"\n  {folder}/report.html   open it in a browser"
+        f"\n  {folder}/trials.csv    one row per trial, best first\n"
+        f"\n  {folder}/best {held}: the weights of trial {best.trial} at epoch {best.epoch} could not be"
+        f"\n  written, or are on another machine; its folder is {folder.trial(best.trial)}\n"
     )
 
 

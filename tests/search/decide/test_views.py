@@ -197,7 +197,8 @@ def test_best_follows_the_best_epoch_of_the_best_trial_and_is_partial_until_the_
     assert shown() == ("1/1", False)
 
 
-def test_when_the_best_trial_fails_the_next_best_takes_its_place(tmp_path: Path) -> None:
+def test_a_best_trial_that_fails_later_keeps_its_place(tmp_path: Path) -> None:
+    """Its best epoch is as good as before, and its weights are there."""
     ledger = Ledger(make_space(), ResultsFolder(tmp_path), Clock())
     for number, loss in enumerate([3.0, 2.0]):
         ledger.next_trial()
@@ -205,7 +206,8 @@ def test_when_the_best_trial_fails_the_next_best_takes_its_place(tmp_path: Path)
         ledger.report(number, {"epoch": 1, "val_loss": loss})
     assert (tmp_path / "best" / "config.json").read_text() == "1"
     ledger.finish(1, TrialOutcome("diverged", 1, "nan"))
-    assert (tmp_path / "best" / "config.json").read_text() == "0"
+    assert (tmp_path / "best" / "config.json").read_text() == "1"
+    assert ledger.history.best() is ledger.history.trials[1]
 
 
 def test_best_is_not_copied_again_at_a_start_that_finds_it_right(tmp_path: Path) -> None:

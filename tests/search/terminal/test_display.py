@@ -8,6 +8,7 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
+from cmp.results.best import BestNote, write_note
 from cmp.results.folder import ResultsFolder
 from cmp.results.front import best_point
 from cmp.results.history import History
@@ -178,8 +179,33 @@ def printed(write: Any, space: Space, history: History, path: Path) -> str:
     return console.file.getvalue()  # type: ignore[attr-defined]
 
 
-def test_the_end_says_what_is_best_between_its_bounds_and_how_to_use_it(space: Space, history: History) -> None:
-    text = printed(messages.print_results, space, history, Path("results/fake"))
+@pytest.fixture
+def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A results folder whose best/ holds the best trial of `history`."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "results" / "fake" / "best").mkdir(parents=True)
+    write_note(tmp_path / "results" / "fake" / "best", BestNote(0, 2, 2.4, False, {}))
+    return Path("results/fake")
+
+
+def test_a_best_that_is_not_in_its_folder_is_not_named_as_if_it_were(
+    space: Space, history: History, results: Path
+) -> None:
+    """The weights were on another machine, or the disk was full: the folder held another epoch, or nothing."""
+    write_note(results / "best", BestNote(0, 1, 2.5, False, {}))
+    other = printed(messages.print_results, space, history, results)
+    (results / "best" / "search.json").unlink()
+    none = printed(messages.print_results, space, history, results)
+
+    assert "results/fake/best holds trial 0 at epoch 1: the weights of trial 0 at epoch 2 could not be" in other
+    assert "results/fake/best does not exist: the weights of trial 0 at epoch 2 could not be" in none
+    assert "from_pretrained" not in other + none
+
+
+def test_the_end_says_what_is_best_between_its_bounds_and_how_to_use_it(
+    space: Space, history: History, results: Path
+) -> None:
+    text = printed(messages.print_results, space, history, results)
 
     for words in (
         "trial 0 at epoch 2: lr 0.00123, n_cmps 4, cmp_layer half",
