@@ -63,7 +63,7 @@ class Machines:
         node = self.by_name.pop(name)
         if isinstance(node, subprocess.Popen):
             for pid in [node.pid, *descendants(node.pid)]:
-                _kill(pid)
+                kill(pid)
             node.wait()
         else:
             self.cluster.remove_node(node, allow_graceful=False)
@@ -90,7 +90,7 @@ class Machines:
         """The head goes at once, its control store with it."""
         head = self.cluster.head_node
         for info in (process for kind in head.all_processes.values() for process in kind):
-            _kill(info.process.pid)
+            kill(info.process.pid)
 
     def names(self) -> set[str]:
         """Names of the nodes that are alive, asked without joining."""
@@ -168,7 +168,7 @@ def wait_in(run: Run, condition: Callable[[], Any], seconds: float = 200.0) -> N
         time.sleep(0.1)
 
 
-def _kill(pid: int) -> None:
+def kill(pid: int) -> None:
     try:
         os.kill(pid, signal.SIGKILL)
     except ProcessLookupError:
