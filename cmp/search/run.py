@@ -1,6 +1,8 @@
 """A search from start to end: `search.py` calls `run_search`; everything else here is its phases, in order."""
 
 import logging
+import os
+import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -49,6 +51,9 @@ UNCUT_COLUMNS = 10_000
 # How often a Ray that was started here is started again when one of its own processes dies before any epoch is done.
 RAY_RESTARTS = 3
 RAY_LOGS = "/tmp/ray/session_latest/logs"
+
+# Printing what there is, where nothing can be waited for any more.
+FORCED_END_SECONDS = 10.0
 
 # A place that is only just being given away is not waited for yet.
 WAITING_SECONDS = 3.0
@@ -146,17 +151,33 @@ class _Search:
                     # a batch system ends all processes at once, Ray's own too
                     return ledger.interrupt(interruption.signal)
                 if self.address is not None:
-                    self.exit_code, self.why = EXIT_CLUSTER_LOST, f"Stopped ({lost})"
-                    return ledger.interrupt("loss of the cluster")
+                    return self._lose_cluster(ledger, str(lost))
                 losses_in_a_row = 1 if _epochs(ledger) > epochs_before else losses_in_a_row + 1
                 if losses_in_a_row > RAY_RESTARTS:
                     times = f"{losses_in_a_row} times in a row; see {RAY_LOGS}"
                     raise UserError(None, f"{lost}, {times}") from None
                 messages.say(self.console, f"{lost}; starting Ray again. No finished epoch is lost.")
 
+    def _lose_cluster(self, ledger: Ledger, lost: str) -> None:
+        self.exit_code, self.why = EXIT_CLUSTER_LOST, f"Stopped ({lost})"
+        ledger.interrupt("loss of the cluster")
+
+    def _leave_by_force(self, ledger: Ledger, lost: str) -> None:
+        """Leave while the main thread waits for a head that is gone; called in another one."""
+        late = threading.Timer(FORCED_END_SECONDS, os._exit, [EXIT_CLUSTER_LOST])
+        late.daemon = True
+        late.start()
+        self._lose_cluster(ledger, lost)
+        code = self._end(ledger)
+        self.console.show_cursor()
+        self.console.file.flush()
+        os._exit(code)
+
     def _search_on_ray(self, ledger: Ledger, interruption: Interruption, preparation: Preparation) -> None:
         with connected(self.address, job_name=self.space.name) as cluster, ExitStack() as stack:
             interruption.install()
+            if cluster.head is not None:
+                cluster.head.leave = lambda lost: self._leave_by_force(ledger, lost)
             plan = plan_for(self.space, cluster.sight())
             roster = Roster(plan.footprint, cluster.sight, self._say)
             roster.look()

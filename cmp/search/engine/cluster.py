@@ -36,6 +36,8 @@ VITAL_PROCESSES = {"raylet": "node manager", "gcs_server": "control store"}
 # after 60 s; a control store that is started again elsewhere takes some seconds.
 HEAD_PATIENCE_SECONDS = 30.0
 HEAD_PERIOD_SECONDS = 1.0
+# What the main thread gets to notice it, too; it may wait in a call to Ray, which does not return.
+HEAD_NOTICE_SECONDS = 5.0
 HEAD_TIMEOUT_SECONDS = 3.0
 
 # What leaving Ray may take; of one that is gone it would take minutes.
@@ -55,10 +57,12 @@ class HeadWatch:
 
     Args:
         address: host and port.
+        leave: called, in that thread, when the head is gone and nobody has called `stop`.
         clock: seconds that never go back.
     """
 
     address: str
+    leave: Callable[[str], None] = lambda lost: None
     clock: Callable[[], float] = time.monotonic
     _seen: float = field(default=0.0)
     _over: threading.Event = field(default_factory=threading.Event)
@@ -82,6 +86,9 @@ class HeadWatch:
         while not self._over.wait(HEAD_PERIOD_SECONDS):
             if self._answers():
                 self._seen = self.clock()
+            elif (lost := self.lost()) is not None and self._over.wait(HEAD_NOTICE_SECONDS) is False:
+                return self.leave(lost)
+        return None
 
     def _answers(self) -> bool:
         host, _, port = self.address.rpartition(":")
@@ -181,9 +188,10 @@ def connected(address: str | None, *, job_name: str) -> Iterator[Cluster]:
     try:
         yield Cluster(context.dashboard_url or None, token_file(), head)
     finally:
-        _leave(is_gone=head is not None and head.lost() is not None)
+        is_gone = head is not None and head.lost() is not None
         if head is not None:
             head.stop()
+        _leave(is_gone=is_gone)
 
 
 def _leave(*, is_gone: bool) -> None:

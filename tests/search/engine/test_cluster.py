@@ -34,6 +34,24 @@ def test_a_head_that_does_not_answer_for_long_enough_is_gone() -> None:
         Cluster(None, None, watch).require_alive()
 
 
+def test_a_search_that_waits_for_a_head_that_is_gone_is_left_by_force(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HEAD_PATIENCE_SECONDS", "HEAD_PERIOD_SECONDS", "HEAD_NOTICE_SECONDS"):
+        monkeypatch.setattr(cluster, name, 0.05)
+    left: list[str] = []
+    watch = HeadWatch("127.0.0.1:1", left.append)
+    watch.start()
+    end = time.monotonic() + 10
+    while not left:
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    noticed = HeadWatch("127.0.0.1:1", left.append)
+    noticed.start()
+    noticed.stop()
+    time.sleep(0.5)
+
+    assert len(left) == 1, "who has noticed is not forced"
+
+
 def test_a_head_that_answers_is_there() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         watch = HeadWatch(f"127.0.0.1:{server.getsockname()[1]}")
