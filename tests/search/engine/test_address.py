@@ -1,8 +1,11 @@
 """Where a cluster is, and what is said to those whom it does not let in."""
 
+import json
+import platform
 import time
 
 import pytest
+import ray
 
 from cmp.search.engine import address, ray_private
 from cmp.search.engine.address import cluster_address, require_reachable
@@ -76,3 +79,33 @@ def test_a_cluster_with_the_same_versions_lets_in(monkeypatch: pytest.MonkeyPatc
 
     require_reachable("10.0.0.1:6379")
     require_reachable(None)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "theirs"),
+    [
+        ({"ray_version": ray.__version__, "python_version": "3.1.4"}, f"Ray {ray.__version__} on Python 3.1.4"),
+        ({"ray_version": "1.0.0", "python_version": platform.python_version()}, "Ray 1.0.0 on Python"),
+    ],
+    ids=["another Python", "another Ray"],
+)
+def test_both_versions_of_a_mismatch_are_named(
+    monkeypatch: pytest.MonkeyPatch, metadata: dict[str, str], theirs: str
+) -> None:
+    """Ray's own message is of six lines, of which the first names neither."""
+
+    class Store:
+        def __init__(self, address: str) -> None:
+            pass
+
+        def internal_kv_get(self, key: bytes, namespace: bytes, timeout: float) -> bytes:
+            return json.dumps({**metadata, "ray_init_cluster": False}).encode()
+
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    monkeypatch.setattr(ray_private, "GcsClient", Store)
+    monkeypatch.setattr(address, "_require_listening", lambda address: None)
+    ours = f"this program Ray {ray.__version__} on Python {platform.python_version()}; they must be the same"
+    with pytest.raises(UserError) as raised:
+        require_reachable("10.0.0.1:6379")
+
+    assert theirs in str(raised.value) and ours in str(raised.value)
