@@ -110,6 +110,8 @@ class Desk:
 
     def close(self, trial_id: str, message: Mapping[str, Any]) -> None:
         """A trial left Tune: by its own outcome, or because the ledger wanted it to."""
+        if trial_id not in self._numbers:
+            return  # it had left before; Tune tells of an end twice when something goes wrong at the first time
         number, node = self._take_leave(trial_id)
         with self.keeping_error():
             if message.get("event") != "outcome":
@@ -128,6 +130,8 @@ class Desk:
             node: the machine, where the process did not live to say so.
             blames_node: the machine is there and may be the reason.
         """
+        if trial_id not in self._numbers:
+            return
         number, place = self._take_leave(trial_id)
         trial = self.ledger.history.record(number)
         if trial.has_ended:
