@@ -59,7 +59,8 @@ def _rehearsal(space: "Space", address: str | None) -> "Space":
     from cmp.search.model_check import facts_of
     from cmp.space.rehearsal import rehearse
 
-    facts = facts_of(rehearse(space).fixed["model_string"], setting="testing")
+    miniature = rehearse(space).fixed
+    facts = facts_of(miniature["model_string"], "testing", trust_remote_code=miniature["trust_remote_code"])
     return rehearse(space, facts, sum(node.gpus for node in cluster_nodes(address)))
 
 

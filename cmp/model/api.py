@@ -29,6 +29,7 @@ from cmp.model.saving import (
     read_tensors,
     save_compressor,
 )
+from cmp.space.errors import UserError
 from cmp.space.settings import TrialSettings
 
 __all__ = ["Compressor", "CompressorError", "Memory", "TextLosses", "save_compressor"]
@@ -58,6 +59,8 @@ class Compressor:
         device: torch.device | str | None = None,
         torch_dtype: str | torch.dtype | None = None,
         backbone: str | Path | Backbone | None = None,
+        trust_remote_code: bool = False,
+        attn_implementation: str | None = None,
     ) -> "Compressor":
         """Load a compressor and the backbone that it belongs to.
 
@@ -69,6 +72,9 @@ class Compressor:
                 with a loaded backbone.
             backbone: a loaded backbone to share, or another place of the model it was trained with; None is the
                 place that it was trained from, at the same commit where that is the hub.
+            trust_remote_code: run the code that the backbone's files bring. Asked for here again, whatever it was
+                trained with: a compressor from somewhere else must not decide it.
+            attn_implementation: of transformers; None is its own choice.
 
         Raises:
             CompressorError: missing or damaged files, a backbone that cannot be loaded, or another one than it was
@@ -77,7 +83,15 @@ class Compressor:
         config, tensors = read_compressor(folder)
         if not isinstance(backbone, Backbone):
             place = config.backbone.place if backbone is None else str(backbone)
-            backbone = _load_backbone(place, device, torch_dtype or config.settings.torch_dtype, config.settings)
+            options = LoadOptions(
+                str(torch_dtype or config.settings.torch_dtype).removeprefix("torch."),
+                device or ("cuda" if torch.cuda.is_available() else "cpu"),
+                config.settings.model_parallel and device is None and torch.cuda.is_available(),
+                trust_remote_code=trust_remote_code,
+                quantization=config.settings.quantization,
+                attn_implementation=attn_implementation,
+            )
+            backbone = _load_backbone(place, options)
         if backbone.identity.fingerprint != config.backbone.fingerprint:
             raise CompressorError(
                 f"{folder}: trained with {config.backbone.name} (fingerprint {config.backbone.fingerprint}), "
@@ -378,16 +392,15 @@ def _count_new(generation_settings: dict[str, Any]) -> int:
     return max(0, int(generation_settings.get("max_new_tokens") or 1) - 1)
 
 
-def _load_backbone(
-    place: str, device: torch.device | str | None, torch_dtype: str | torch.dtype, settings: TrialSettings
-) -> Backbone:
-    gpu = torch.cuda.is_available()
-    spread = settings.model_parallel and device is None and gpu
-    device = device or ("cuda" if gpu else "cpu")
-    dtype = str(torch_dtype).removeprefix("torch.")
+def _load_backbone(place: str, options: LoadOptions) -> Backbone:
     try:
-        return Backbone.load(place, LoadOptions(torch_dtype=dtype, device=device, model_parallel=spread))
+        return Backbone.load(place, options)
+    except UserError as error:
+        raise CompressorError(f"{place}: the backbone cannot be loaded ({error})") from error
     except (OSError, ValueError) as error:
+        if "trust_remote_code" in str(error):
+            advice = "if you trust the code that it brings, give trust_remote_code=True"
+            raise CompressorError(f"{place}: {advice}") from error
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise CompressorError(
             f"{place}: the backbone cannot be loaded ({reason}); give its place as backbone"

@@ -45,7 +45,7 @@ class BackboneId:
     Args:
         name: the hub id, folder or built-in name it was loaded by, without a revision.
         revision: the hub's commit hash, where it came from the hub.
-        fingerprint: hash of shape and weights, the same in any precision and on any device.
+        fingerprint: hash of shape and weights, the same in any precision (but not quantized) and on any device.
     """
 
     name: str
@@ -124,7 +124,7 @@ class Backbone:
         self.max_positions: int | None = max_positions(config)
         self.device = _execution_device(self._embedding)
         self.is_spread = any(hasattr(module, "_hf_hook") for module in self._stack.modules())
-        self.dtype: torch.dtype = next(parameter.dtype for parameter in model.parameters())
+        self.dtype: torch.dtype = next(self._embedding.parameters()).dtype
         sample = self._sample_embeddings()
         self.hidden_size: int = sample.shape[1]
         self.embedding_mean = sample.mean(0)
@@ -146,7 +146,7 @@ class Backbone:
         Args:
             model_string: hub id (with @revision to pin it), local folder, GGUF file, or a built-in name ("pydoc",
                 "pydoc-tiny").
-            options: precision, devices.
+            options: precision, devices, and so on.
 
         Raises:
             OSError: the model or tokenizer is not there, or the hub cannot be reached.
@@ -156,7 +156,8 @@ class Backbone:
         """
         name, commit = split_revision(model_string)[0], hub_commit(model_string)
         place = pinned(model_string, commit)
-        return cls(load_model(place, options), load_tokenizer(place), name, commit)
+        tokenizer = load_tokenizer(place, trust_remote_code=options.trust_remote_code)
+        return cls(load_model(place, options), tokenizer, name, commit)
 
     @property
     def slides(self) -> bool:
@@ -476,7 +477,11 @@ def _execution_device(module: nn.Module) -> torch.device:
 
 @torch.no_grad()
 def _fingerprint(model: nn.Module) -> str:
-    """Hash of the shapes and of the signs of a sample of every tensor: rounding to any precision keeps them."""
+    """Hash of the shapes and of the signs of a sample of every tensor: rounding to any precision keeps them.
+
+    Of quantized tensors the sample itself counts, so that they are told from the weights that they were made of: they
+    do not compute the same.
+    """
     config: Any = text_config(model)
     facts = {"type": config.model_type, "layers": config.num_hidden_layers, "vocabulary": config.vocab_size}
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
@@ -487,9 +492,13 @@ def _fingerprint(model: nn.Module) -> str:
             for name, parameter in module.named_parameters(recurse=False):
                 digest.update(f"{module_name}.{name}{tuple(parameter.shape)}".encode())
                 flat = parameter.detach().reshape(-1)
+                if flat.element_size() == 1:  # quantized: exact numbers, packed or not
+                    flat = flat.view(torch.uint8)
                 count = min(flat.numel(), FINGERPRINT_SAMPLES_PER_TENSOR)
                 at = torch.linspace(0, flat.numel() - 1, count, dtype=torch.float64).long()
-                digest.update(torch.signbit(flat[at.to(flat.device)]).cpu().numpy().tobytes())
+                sample = flat[at.to(flat.device)]
+                sample = sample if flat.element_size() == 1 else torch.signbit(sample)
+                digest.update(sample.cpu().numpy().tobytes())
     return digest.hexdigest()[:16]
 
 

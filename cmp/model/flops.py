@@ -63,7 +63,7 @@ class LoopFlops:
 def shape_of(backbone: Backbone) -> ModelShape:
     """Read the shape off the loaded model."""
     block = backbone.block_modules(1)[0]
-    weights = sum(m.weight.numel() for m in block.modules() if isinstance(m, nn.Linear | Conv1D))
+    weights = sum(_weights(module) for module in block.modules())
     config = backbone.config
     head_width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     attention_width = head_width * config.num_attention_heads
@@ -71,6 +71,13 @@ def shape_of(backbone: Backbone) -> ModelShape:
     return ModelShape(
         backbone.n_layers, weights, key_values, attention_width, backbone.hidden_size, backbone.vocab_size
     )
+
+
+def _weights(module: nn.Module) -> int:
+    """Of a linear layer, quantized or not."""
+    if isinstance(module, Conv1D):
+        return module.nx * module.nf
+    return module.in_features * module.out_features if isinstance(module, nn.Linear) else 0
 
 
 def loop_flops(shape: ModelShape, settings: TrialSettings, sequences: int | None = None) -> LoopFlops:

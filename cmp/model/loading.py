@@ -10,19 +10,24 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufConfig
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, GgufConfig
+from transformers.utils import is_bitsandbytes_available
 
-from cmp.model.names import place_of
+from cmp.model.names import Place, place_of
+from cmp.space.errors import UserError
 from cmp.space.layers import ModelFacts
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 # On a CPU with instructions for bfloat16, a training loop of a Llama-shaped model in it is so many times faster than in
 # float32 (`tests.benchmarks.precision`, AMD EPYC with avx512_bf16, one and two threads, three shapes of batch):
-# width    64       128       192       256       384       512
-# faster   0.9-1.3  1.1-1.25  1.3-1.5   1.2-1.6   1.3-1.7   1.3-1.8   (validation: 1.5-1.9 from 384 on)
+# width    64       128       192       256       384       512       768
+# faster   0.9-1.3  1.1-1.25  1.3-1.5   1.2-1.6   1.3-1.7   1.3-1.8   1.4-2.1  (validation: 1.5-2.8 from 384 on)
 # Narrower models keep float32's exactness: they are fast enough.
 CPU_BFLOAT16_WIDTH = 384
+
+# On a CPU bitsandbytes packs weights anew at the first pass without gradient, and then has none for those with one.
+QUANTIZING_DEVICES = ("cuda",)
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,9 @@ class LoadOptions:
         model_parallel: spread the blocks over all visible devices (`device_map="auto"`).
         device_map: an explicit map in place of "auto", from module path to device, "cpu" or "disk".
         offload_folder: where weights go that the map sends to "disk".
+        trust_remote_code: run the code that the model's files bring.
+        quantization: "8bit" or "4bit" of the linear layers, by bitsandbytes.
+        attn_implementation: of transformers; None is its own choice.
     """
 
     torch_dtype: str = "auto"
@@ -42,6 +50,9 @@ class LoadOptions:
     model_parallel: bool = False
     device_map: Mapping[str, Any] | None = None
     offload_folder: Path | None = None
+    trust_remote_code: bool = False
+    quantization: str | None = None
+    attn_implementation: str | None = None
 
 
 DEFAULT_OPTIONS = LoadOptions()
@@ -53,28 +64,41 @@ def load_model(model_string: str, options: LoadOptions) -> nn.Module:
     Raises:
         OSError: it is not there, or the hub cannot be reached.
         ValueError: its files are damaged, or not of a causal LM that transformers knows.
+        UserError: a package is missing, or options that do not go together.
     """
     place, device = place_of(model_string), torch.device(options.device)
-    wanted: dict[str, Any] = {"dtype": _dtype(model_string, options.torch_dtype, device), **place.options}
+    config = _config(place, options.trust_remote_code)
+    dtype = resolve_dtype(options.torch_dtype, device, config.get_text_config(decoder=True).hidden_size)
+    wanted: dict[str, Any] = {"dtype": dtype, "trust_remote_code": options.trust_remote_code, **place.options}
+    if options.attn_implementation is not None:
+        wanted["attn_implementation"] = options.attn_implementation
+    is_quantized = options.quantization is not None or getattr(config, "quantization_config", None) is not None
     if place.gguf_file is not None:
         wanted["quantization_config"] = GgufConfig(dequantize=True)
+    if options.quantization is not None:
+        wanted["quantization_config"] = _bitsandbytes(options.quantization, device, dtype, config, place)
     if options.model_parallel or options.device_map is not None:
         device_map = dict(options.device_map) if options.device_map else "auto"
         wanted |= {"device_map": device_map, "offload_folder": options.offload_folder}
-    model: nn.Module = AutoModelForCausalLM.from_pretrained(place.name, **wanted)
+    elif is_quantized:  # quantized weights are made where they stay
+        wanted["device_map"] = {"": device}
+    try:
+        model: nn.Module = AutoModelForCausalLM.from_pretrained(place.name, **wanted)
+    except ImportError as error:
+        setting = "model_string" if options.attn_implementation is None else "attn_implementation"
+        raise UserError(setting, f'"{model_string}" needs a package that is not here: {_first_line(error)}') from error
     return model if "device_map" in wanted else model.to(device)
 
 
-def load_tokenizer(model_string: str) -> Any:
+def load_tokenizer(model_string: str, *, trust_remote_code: bool = False) -> Any:
     """The tokenizer of a model, by the same name as the model."""
     place = place_of(model_string, weights=False)
-    return AutoTokenizer.from_pretrained(place.name, **place.options)
+    return AutoTokenizer.from_pretrained(place.name, trust_remote_code=trust_remote_code, **place.options)
 
 
-def model_facts(model_string: str) -> ModelFacts:
+def model_facts(model_string: str, *, trust_remote_code: bool = False) -> ModelFacts:
     """Layers, positions, vocabulary and width from the configuration alone; no weights are read."""
-    place = place_of(model_string, weights=False)
-    config = AutoConfig.from_pretrained(place.name, **place.options).get_text_config(decoder=True)
+    config = _config(place_of(model_string, weights=False), trust_remote_code).get_text_config(decoder=True)
     return ModelFacts(config.num_hidden_layers, max_positions(config), config.vocab_size, config.hidden_size)
 
 
@@ -110,9 +134,33 @@ def dtype_name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _dtype(model_string: str, torch_dtype: str, device: torch.device) -> torch.dtype:
-    width = model_facts(model_string).width if torch_dtype == "auto" else 0
-    return resolve_dtype(torch_dtype, device, width)
+def _config(place: Place, trust_remote_code: bool) -> Any:
+    return AutoConfig.from_pretrained(place.name, trust_remote_code=trust_remote_code, **place.options)
+
+
+def _bitsandbytes(bits: str, device: torch.device, dtype: torch.dtype, config: Any, place: Place) -> BitsAndBytesConfig:
+    """How bitsandbytes is to quantize.
+
+    Raises:
+        UserError: it is not installed, there is no GPU, or the weights are quantized already.
+    """
+    if device.type not in QUANTIZING_DEVICES:
+        raise UserError("quantization", f"{bits} needs a GPU, but this is for {device.type}; leave it out here")
+    before = getattr(config, "quantization_config", None)
+    if before is not None or place.gguf_file is not None:
+        how = "a GGUF file" if before is None else "quantized already"
+        raise UserError("quantization", f"{bits}, but {place.name} is {how}; leave quantization out")
+    if not is_bitsandbytes_available():
+        raise UserError("quantization", f"{bits} needs the package bitsandbytes: pip install bitsandbytes")
+    if bits == "8bit":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def _cpu_computes_in_bfloat16() -> bool:

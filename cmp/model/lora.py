@@ -15,6 +15,8 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from cmp.space.errors import UserError
+
 _thread = threading.local()
 _hooked: "weakref.WeakSet[nn.Module]" = weakref.WeakSet()
 _hooked_lock = threading.Lock()
@@ -34,6 +36,8 @@ class CompressionLora(nn.Module):
             for name, linear in block.named_modules():
                 if isinstance(linear, nn.Linear | Conv1D):
                     self._add(f"{index}_{name}".replace(".", "_"), linear, rank, seed)
+        if not self._deltas:
+            raise UserError("lora_rank", f"{rank}, but this model has no linear layers that LoRA can act on; use 0")
 
     def _add(self, name: str, linear: nn.Module, rank: int, seed: torch.Generator) -> None:
         n_in, n_out = _widths(linear)

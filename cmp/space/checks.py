@@ -115,6 +115,17 @@ def _cut_by_the_search(space: Space) -> Iterator[_Finding]:
         yield "cut", "error, but trials with a smaller cmp_len cut contexts; fix cmp_len, or use start or end"
 
 
+def _revision_of_no_hub_model(space: Space) -> Iterator[_Finding]:
+    model, revision = space.fixed["model_string"], space.fixed["revision"]
+    if revision is None or not isinstance(model, str):
+        return
+    name, _, pinned = model.partition("@")
+    if pinned != revision:
+        yield "revision", f"{show(revision)}, but model_string says {show(pinned)}; keep one of them"
+    elif name.startswith("pydoc") or Path(name).expanduser().exists():
+        yield "revision", f"{show(revision)}, but {show(name)} is no model of the hub; remove it"
+
+
 def _uneven_batches(space: Space) -> Iterator[_Finding]:
     workers = space.resources.workers
     if workers is not None:
@@ -153,6 +164,13 @@ def _gpu_shares(space: Space) -> Iterator[_Finding]:
             "resources.gpus_per_worker",
             f"{show(gpus)} is more than one GPU but not whole; use {int(gpus)} or a share",
         )
+    workers = space.resources.workers or 1
+    if gpus is not None and 0 < gpus < 1 and (workers > 1 or space.fixed["multi_gpu"]):
+        who = f"resources.workers: {workers}" if workers > 1 else "multi_gpu"
+        message = f"{show(gpus)} with {who} would put two workers on one GPU, which NCCL refuses; use 1, or one worker"
+        yield "resources.gpus_per_worker", message
+    if gpus == 0 and space.fixed["quantization"]:
+        yield "quantization", f"{space.fixed['quantization']} needs GPUs, but resources.gpus_per_worker is 0"
     if gpus == 0 and space.fixed["multi_gpu"]:
         yield "multi_gpu", "true needs GPUs, but resources.gpus_per_worker is 0; remove one of the two"
     if space.fixed["multi_gpu"] and space.fixed["model_parallel"] and gpus is None:
@@ -182,10 +200,14 @@ _CHECKS: list[tuple[tuple[str, ...], Callable[[Space], Iterator[_Finding]]]] = [
     (("prompt_template", "prompt_column"), _template_without_prompt),
     (("answer_choices",), _one_answer_choice),
     (("cut", "cmp_len"), _cut_by_the_search),
+    (("model_string", "revision"), _revision_of_no_hub_model),
     (("batch_size", "resources.workers"), _uneven_batches),
     (("search.grace_period", "n_epochs"), _grace_period_too_long),
     (("n_grad_loops", "n_train_loops", "n_epochs"), _no_optimizer_step),
-    (("resources.gpus_per_worker", "multi_gpu", "model_parallel"), _gpu_shares),
+    (
+        ("resources.gpus_per_worker", "resources.workers", "multi_gpu", "model_parallel", "quantization"),
+        _gpu_shares,
+    ),
     (("exp_name",), _leaves_save_root),
 ]
 
@@ -329,6 +351,9 @@ def _beyond_cluster(space: Space, gpus: float, cpus: float, workers: int | None)
     resources, multi_gpu = space.resources, space.fixed["multi_gpu"]
     if multi_gpu and gpus == 0:
         yield "multi_gpu", "true, but there is no GPU here; for workers on CPUs use resources.workers: N"
+        return
+    if space.fixed["quantization"] and gpus == 0:
+        yield "quantization", f"{space.fixed['quantization']}, but there is no GPU here, and it saves nothing without"
         return
     workers = workers or (int(gpus) if multi_gpu else 1)
     gpus_each, cpus_each = resources.gpus_per_worker or 0, resources.cpus_per_worker or 0

@@ -196,6 +196,7 @@ def _assemble(parsed: dict[str, Any], entries: dict[str, Entry], path: Path, not
     search = SearchSettings(**_section("search", values))
     resources = ResourceSettings(**_section("resources", values))
     fixed = {name: value for name, value in values.items() if "." not in name and name not in searched}
+    fixed["model_string"] = _at_revision(fixed["model_string"], fixed["revision"])
     sources = {name: (entry.file, entry.line) for name, entry in entries.items()}
     space = Space(fixed, searched, search, resources, path, sources)
     notes = [*notes, *find_notes(space)]
@@ -212,6 +213,13 @@ def _objective(space: Space) -> Literal["loss", "front"]:
     if "search.objective" in space.sources:
         return space.search.objective
     return "front" if any(name in space.searched for name in _PRICED) else "loss"
+
+
+def _at_revision(model_string: str | None, revision: str | None) -> str | None:
+    """The model's name as everything after this goes by it: `name@revision`."""
+    if model_string is None or revision is None or "@" in model_string:
+        return model_string
+    return f"{model_string}@{revision}"
 
 
 def _no_trial_twice(space: Space) -> SearchSettings:

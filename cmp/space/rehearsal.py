@@ -33,6 +33,7 @@ def rehearse(space: Space, facts: ModelFacts | None = None, gpus: float | None =
     fixed: dict[str, Any] = {
         "exp_name": f"{space.name}-test",
         "model_string": space.fixed["testing"] or TESTING_MODEL,
+        "revision": None,
         "abbrev_len": min(space.fixed["abbrev_len"] or _DOCUMENTS, _DOCUMENTS),
         "n_epochs": _EPOCHS,
         "n_train_loops": _LOOPS,
@@ -63,7 +64,8 @@ def _without_gpus(space: Space) -> Space:
     resources = dataclasses.replace(
         space.resources, workers=space.resources.workers or (2 if multi_gpu else None), gpus_per_worker=None
     )
-    return dataclasses.replace(space, fixed={**space.fixed, "multi_gpu": False}, resources=resources)
+    fixed = {**space.fixed, "multi_gpu": False, "quantization": None}
+    return dataclasses.replace(space, fixed=fixed, resources=resources)
 
 
 def _fit_layers(space: Space, facts: ModelFacts | None) -> Space:

@@ -13,6 +13,7 @@ from cmp.space.rules import NotSearched, Range, Rule, read_rules
 _Place = NotSearched("it says where files go, not what a trial does")
 _Machine = NotSearched("it says what a trial occupies, not what it learns")
 _Text = NotSearched("losses on different texts or tokens cannot be compared; use one space file for each")
+_Backbone = NotSearched("losses of different models cannot be compared; use one space file for each")
 _Validation = NotSearched("trials would be validated on different windows")
 _Task = NotSearched("losses of different tasks cannot be compared; use one space file for each")
 # The same compressor has 3.888 nats per token on 10 target tokens and 3.536 on 40.
@@ -28,6 +29,12 @@ class TrialSettings:
         str, _Text, "the pretrained causal LM: hub id (with @revision), local folder, GGUF file, or built-in pydoc"
     ]
     dataset: Annotated[str, _Text, "openwebtext, glue, pydoc, a hub data set, or local files, folders and globs"]
+    revision: Annotated[
+        str | None, _Text, "commit, tag or branch of a model_string of the hub, as in model_string: name@revision"
+    ] = None
+    trust_remote_code: Annotated[
+        bool, _Text, "run the code that a model brings with it, on this machine, with all your rights"
+    ] = False
     exp_name: Annotated[str, _Place, "results go to save_root/exp_name; the space file's name by default"] = "search"
     save_root: Annotated[str, _Place, "the folder, or s3://, gs:// or az:// URL, of all results"] = "results"
     testing: Annotated[str | None, _Place, "a small model for --test to use instead; pydoc-tiny by default"] = None
@@ -36,6 +43,12 @@ class TrialSettings:
         Literal["auto", "float32", "bfloat16", "float16"],
         "precision of the frozen backbone; auto is bfloat16 where the device is good at it; trainables stay float32",
     ] = "auto"
+    quantization: Annotated[
+        Literal["8bit", "4bit"] | None, _Backbone, "bits of the frozen weights, by bitsandbytes (GPUs only)"
+    ] = None
+    attn_implementation: Annotated[
+        str | None, _Machine, "of transformers: sdpa, eager, flash_attention_2, ...; null is its own choice"
+    ] = None
     multi_gpu: Annotated[bool, _Machine, "split each batch over several workers, one GPU each"] = False
     model_parallel: Annotated[bool, _Machine, "one worker spreads the backbone over its GPUs"] = False
 

@@ -23,6 +23,7 @@ _NOT_IDENTITY = {
     "checkpt_mod",
     "multi_gpu",
     "model_parallel",
+    "attn_implementation",
 }
 """Where files go, when they are saved and what a trial occupies: none of it changes what a trial learns."""
 _NOT_SEARCH_IDENTITY = {

@@ -232,7 +232,14 @@ def validate(trial: Trial) -> EpochReport:
 
 def _warm_backbone(plan: TrialPlan, device: torch.device) -> Backbone:
     settings = plan.settings
-    options = LoadOptions(settings.torch_dtype, str(device), settings.model_parallel)
+    options = LoadOptions(
+        settings.torch_dtype,
+        str(device),
+        settings.model_parallel,
+        trust_remote_code=settings.trust_remote_code,
+        quantization=settings.quantization,
+        attn_implementation=settings.attn_implementation,
+    )
     key = (settings.model_string, options)
     return BACKBONES.get(key, lambda: Backbone.load(*key))
 

@@ -74,6 +74,20 @@ GPT2 = ModelFacts(n_layers=12, max_positions=1024, vocab_size=50257, width=768)
             "x.yaml:3  resources.gpus_per_worker: 1.5 is more than one GPU but not whole; use 1 or a share",
         ),
         (
+            "resources: {workers: 2, gpus_per_worker: 0.5}\n",
+            "x.yaml:3  resources.gpus_per_worker: 0.5 with resources.workers: 2 would put two workers on one GPU, "
+            "which NCCL refuses; use 1, or one worker",
+        ),
+        (
+            "multi_gpu: true\nresources: {gpus_per_worker: 0.5}\n",
+            "x.yaml:4  resources.gpus_per_worker: 0.5 with multi_gpu would put two workers on one GPU, which "
+            "NCCL refuses; use 1, or one worker",
+        ),
+        (
+            "quantization: 4bit\nresources: {gpus_per_worker: 0}\n",
+            "x.yaml:3  quantization: 4bit needs GPUs, but resources.gpus_per_worker is 0",
+        ),
+        (
             "multi_gpu: true\nresources: {gpus_per_worker: 0}\n",
             "x.yaml:3  multi_gpu: true needs GPUs, but resources.gpus_per_worker is 0; remove one of the two",
         ),
@@ -168,6 +182,27 @@ def test_places_that_cannot_be_written_are_refused(problems: Problems, tmp_path:
         found[1]
         == 'x.yaml:4  data_root: "file/below" is not a folder (file is a file); name a folder that can be written'
     )
+
+
+def test_a_revision_is_part_of_the_models_name(load: Load) -> None:
+    space = load("revision: v1\n")
+
+    assert space.fixed["model_string"] == "gpt2@v1"
+    text = "model_string: gpt2@v1\ndataset: openwebtext\nrevision: v1\n"
+    assert load(text, whole=True).fixed == space.fixed, "a written space means the same when it is read again"
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ("gpt2@v2", 'x.yaml:3  revision: "v1", but model_string says "v2"; keep one of them'),
+        ("pydoc", 'x.yaml:3  revision: "v1", but "pydoc" is no model of the hub; remove it'),
+    ],
+)
+def test_a_revision_that_does_not_suit_the_model_is_refused(problems: Problems, model: str, message: str) -> None:
+    text = f"model_string: {model}\ndataset: openwebtext\nrevision: v1\n"
+
+    assert problems(text, whole=True) == [message]
 
 
 @pytest.mark.parametrize("model", ["someone/some-GGUF/model.Q4_1.gguf", "someone/some"])
@@ -302,10 +337,16 @@ def test_a_prompt_takes_positions_once_its_length_is_known(load: Load) -> None:
             "resources.gpus_per_worker: a trial asks for 4 GPUs, but there are 2; use fewer",
         ),
         (
-            "resources: {workers: 4, gpus_per_worker: 0.5}\n",
+            "resources: {workers: 4, gpus_per_worker: 1}\n",
             1,
             8,
-            "resources.gpus_per_worker: a trial asks for 2 GPUs, but there are 1; use fewer",
+            "resources.gpus_per_worker: a trial asks for 4 GPUs, but there are 1; use fewer",
+        ),
+        (
+            "quantization: 8bit\n",
+            0,
+            8,
+            "quantization: 8bit, but there is no GPU here, and it saves nothing without",
         ),
         (
             "multi_gpu: true\nresources: {workers: 4}\n",

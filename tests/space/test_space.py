@@ -113,13 +113,14 @@ def test_a_rehearsal_without_facts_keeps_to_layers_that_every_model_has(shipped:
 
 
 def test_a_rehearsal_without_gpus_runs_its_workers_on_cpus(load: Load) -> None:
-    space = load("multi_gpu: true\nresources: {gpus_per_worker: 2}\n")
+    space = load("multi_gpu: true\nquantization: 4bit\nrevision: v1\nresources: {gpus_per_worker: 2}\n")
 
     small = rehearse(space, TINY, gpus=0)
 
     assert (small.fixed["multi_gpu"], small.resources) == (False, ResourceSettings(workers=2))
     assert rehearse(space, TINY, gpus=8).resources == space.resources
     assert small.fixed["batch_size"] % 2 == 0
+    assert (small.fixed["quantization"], small.fixed["model_string"]) == (None, "pydoc-tiny")
 
 
 def test_the_window_holds_the_longest_context_and_the_target(load: Load) -> None:

@@ -179,7 +179,7 @@ def _opened(cache: TokenCache, settings: TrialSettings, window: Window) -> Trial
 def _load_tokenizer(settings: TrialSettings) -> Any:
     from cmp.model.loading import load_tokenizer
 
-    return load_tokenizer(settings.model_string)
+    return load_tokenizer(settings.model_string, trust_remote_code=settings.trust_remote_code)
 
 
 def _fingerprint(cache: TokenCache, settings: TrialSettings, window: Window) -> str:
