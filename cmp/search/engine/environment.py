@@ -43,6 +43,11 @@ DRIVER_ENVIRONMENT = {
 
 # What users set for themselves and workers on other nodes need too. Trackers run in the driver.
 TRAVELLING_PREFIXES = ("HF_", "TRANSFORMERS_", "CMP_", "OMP_", "NCCL_", "GLOO_", "TORCH_")
+# Where an object store is. Who may use it each machine knows for itself.
+TRAVELLING_NAMES = (
+    "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL", "AWS_PROFILE",
+    "AZURE_STORAGE_ACCOUNT_NAME", "AZURE_STORAGE_ENDPOINT",
+)  # fmt: skip
 
 _SECRET_NAME = re.compile(r"TOKEN|KEY|SECRET|PASSW|CREDENTIAL|AUTH", re.IGNORECASE)
 _PLACE_NAME = re.compile(r"(_PATH|_FILE|_DIR|_HOME)$")
@@ -69,14 +74,18 @@ def is_secret(name: str, value: str) -> bool:
 
 def travelling_environment() -> dict[str, str]:
     """Variables that processes on other nodes get."""
-    mine = {name: value for name, value in os.environ.items() if name.startswith(TRAVELLING_PREFIXES)}
+    mine = {name: value for name, value in os.environ.items() if _travels(name)}
     kept = {name: value for name, value in mine.items() if not is_secret(name, value)}
     return {**kept, **{name: os.environ[name] for name in TRIAL_ENVIRONMENT}}
 
 
+def _travels(name: str) -> bool:
+    return name.startswith(TRAVELLING_PREFIXES) or name in TRAVELLING_NAMES
+
+
 def withheld_names() -> list[str]:
     """Variables of the same kinds that stay here, because they look like secrets."""
-    names = [name for name in os.environ if name.startswith(TRAVELLING_PREFIXES)]
+    names = [name for name in os.environ if _travels(name)]
     return sorted(name for name in names if is_secret(name, os.environ[name]))
 
 
@@ -131,6 +140,6 @@ def _given_by_job() -> dict[str, Any]:
 def without_values(text: str) -> str:
     """A text of Ray's that may quote variables, without their values."""
     for name, value in sorted(os.environ.items(), key=lambda item: -len(item[1])):
-        if len(value) >= 4 and (is_secret(name, value) or name.startswith(TRAVELLING_PREFIXES)):
+        if len(value) >= 4 and (is_secret(name, value) or _travels(name)):
             text = text.replace(value, f"<{name}>")
     return text

@@ -8,6 +8,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from cmp.objects import ObjectStore, StoreError, is_url
 from cmp.search.engine.process import enter
 from cmp.space.cache_root import cache_root
 from cmp.space.settings import TrialSettings, Window
@@ -89,6 +90,21 @@ def sees(sign: Path | None, patience_seconds: float = FILE_PATIENCE_SECONDS) -> 
 
 
 def _lack(needs: Needs) -> str | None:
+    return _lack_of_store(needs.results) or _lack_of_model(needs)
+
+
+def _lack_of_store(results: str) -> str | None:
+    """A machine has credentials of its own, or none."""
+    if not is_url(results):
+        return None
+    try:
+        ObjectStore(results).require_usable()
+    except StoreError as error:
+        return f"it cannot use the store ({error})"
+    return None
+
+
+def _lack_of_model(needs: Needs) -> str | None:
     if needs.model_place is None:
         return None
     place = needs.model_place.expanduser()

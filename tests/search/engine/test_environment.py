@@ -47,12 +47,16 @@ def test_settings_of_libraries_travel_to_other_nodes(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("HF_HOME", "/models")
     monkeypatch.setenv("HF_TOKEN_PATH", "/secrets/hub")
     monkeypatch.setenv("SECRET", "stays here")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://store.local")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "stays here, too")
     set_environment()
     travelling = travelling_environment()
 
     assert travelling["HF_HOME"] == "/models"
     assert travelling["HF_TOKEN_PATH"] == "/secrets/hub", "where a secret lies is none"
     assert "SECRET" not in travelling
+    assert travelling["AWS_ENDPOINT_URL"] == "http://store.local"
+    assert "AWS_SECRET_ACCESS_KEY" not in travelling, "each machine has credentials of its own for an object store"
     assert travelling["RAY_CHDIR_TO_TRIAL_DIR"] == "0"
 
 
