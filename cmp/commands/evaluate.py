@@ -21,7 +21,7 @@ from rich.table import Table
 from cmp.commands.shared import add_loading_options, load_compressor, positive_int, run
 from cmp.results.recovered import recovered_fraction
 from cmp.results.worth import headline
-from cmp.results.written import WAYS, AnswerScores, Written
+from cmp.results.written import WAYS, AnswerScores, Written, measures
 from cmp.space.errors import UserError
 from cmp.space.settings import TrialSettings
 
@@ -339,15 +339,12 @@ def _answers_table(written: Written) -> Table:
         title=f"What is written in answer to {len(written.rows):,} prompts, greedily; text is {who}",
         title_justify="left",
     )
-    means = {label: written.mean(way) for way, label in WAYS.items()}
-    known = means[WAYS["memory"]].accuracy is not None
-    names = {"exact_match": "exact match", "f1": "F1", "rouge_l": "ROUGE-L"} | (
-        {"accuracy": "accuracy"} if known else {}
-    )
+    names = measures(written)
     table.add_column("")
     for name in names.values():
         table.add_column(name, justify="right")
-    for label, scores in means.items():
+    for way, label in WAYS.items():
+        scores = written.mean(way)
         table.add_row(label, *(f"{getattr(scores, name):.3f}" for name in names))
     kept = written.kept()
     shares = ["" if (share := kept[name]) is None else f"{share:.0%}" for name in names]

@@ -1,6 +1,7 @@
 """The README.md of a compressor's folder: what it is, what its numbers mean, how to use it. Called by `saving`."""
 
 import dataclasses
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -69,8 +70,9 @@ def _usage(settings: TrialSettings) -> str:
         'memory = compressor.compress("a long text ...")',
     ]
     if not settings.rmb_only:
+        prompt = json.dumps((settings.prompt_template or "...").replace("{prompt}", "..."), ensure_ascii=False)
         lines += [
-            'print(compressor.generate(memory, prompt="...", max_new_tokens=40))',
+            f"print(compressor.generate(memory, prompt={prompt}, max_new_tokens={settings.seq_len}))",
             'print(compressor.loss(memory, "what follows"))  # nats per token',
         ]
     if settings.rmb_task or settings.rmb_only:
@@ -110,7 +112,10 @@ def _settings(settings: TrialSettings) -> str:
 
 
 def _table(heading: str, rows: list[tuple[str, Any]]) -> str:
-    return "\n".join([heading, "", "| name | value |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)])
+    cells = [(name, str(value).replace("\n", "\\n")) for name, value in rows]
+    return "\n".join(
+        [heading, "", "| name | value |", "|---|---|", *(f"| {name} | {value} |" for name, value in cells)]
+    )
 
 
 def _number(value: float | None) -> str:

@@ -1,4 +1,4 @@
-"""Validation examples side by side: what was read, what is written from the memory, and from the two bounds."""
+"""Examples side by side: what was read, what is written from the memory, and from the two bounds; scores of answers."""
 
 import difflib
 import re
@@ -7,6 +7,25 @@ from cmp.report import text
 from cmp.report.text import Markup, escape
 from cmp.results.examples import Example, ExampleSet
 from cmp.results.recovered import recovered_fraction
+from cmp.results.written import WAYS, Written, measures
+
+
+def answers(written: Written) -> Markup:
+    """How right what is written in answer to prompts is, after each kind of context."""
+    names = measures(written)
+    kept = written.kept()
+    rows = [
+        (escape(words), [f"{getattr(written.mean(way), name):.3f}" for name in names]) for way, words in WAYS.items()
+    ]
+    shares = ["" if (share := kept[name]) is None else text.percent(share) for name in names]
+    rows.append(("kept of the full context's", shares))
+    body = "".join(f"<tr><td>{name}</td>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>" for name, cells in rows)
+    head = "".join(f"<th>{escape(name)}</th>" for name in ("read before the prompt", *names.values()))
+    reader = "the text control, trained as the compressors are" if written.text_by == "control" else "the bare model"
+    return f"""<p>Greedy answers to {text.count(len(written.rows))} prompts of the test split, each scored against all
+right answers. The memory takes {text.count(written.positions)} positions; text at equal positions is the context's last
+tokens, read by {reader}.</p>
+<div class="scroll"><table class="front"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"""
 
 
 def examples(found: ExampleSet) -> Markup:

@@ -1,7 +1,7 @@
 """report.html: one file that opens offline and says what a search found.
 
 `search` calls `write_page` while it runs and at the end; `python -m cmp report FOLDER` does the same by hand. Reads
-space.yaml, journal.jsonl and best/examples.json, nothing else.
+space.yaml, journal.jsonl, best/examples.json and best/answers.json, nothing else.
 """
 
 import json
@@ -20,6 +20,7 @@ from cmp.results.folder import ResultsFolder
 from cmp.results.history import History
 from cmp.results.journal import each_event
 from cmp.results.space_file import read_space_file
+from cmp.results.written import ANSWERS, load_written
 from cmp.space.space import Space
 from cmp.store import replacing
 
@@ -106,6 +107,8 @@ def _body(
     parts: list[tuple[str, str, Markup]] = [("answer", "Answer", answer.answer(view, _typed(view, results)))]
     if view.scored:
         parts += _plotted(view, plots)
+    if (written := load_written(results.best / ANSWERS)) is not None:
+        parts.append(("answers", "Answers", example_cards.answers(written)))
     if examples is not None and examples.examples:
         parts.append(("examples", "Examples", example_cards.examples(examples)))
     if view.trials:

@@ -1,4 +1,4 @@
-"""How right the answers are that a model writes after four kinds of context: `written.json`.
+"""How right the answers are that a model writes after four kinds of context: `best/answers.json`.
 
 Measured by `cmp.train.written`, shown by `cmp evaluate`, the terminal and the page. No torch here.
 """
@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from cmp.store import write_text
 
+ANSWERS = "answers.json"
 WAYS = {
     "no_context": "no context",
     "memory": "the memory",
@@ -89,6 +90,12 @@ class Written:
         """The share of each full-context score that is kept, as BenchPress has it; None where that is 0 or unknown."""
         some, full = dataclasses.asdict(self.mean(way)), dataclasses.asdict(self.mean("full_context"))
         return {name: some[name] / full[name] if full[name] else None for name in some}
+
+
+def measures(written: Written) -> dict[str, str]:
+    """The names of the scores that are known, and what to call them."""
+    names = {"exact_match": "exact match", "f1": "F1", "rouge_l": "ROUGE-L"}
+    return names if written.mean("memory").accuracy is None else {**names, "accuracy": "accuracy"}
 
 
 def save_written(path: Path, written: Written) -> None:

@@ -1,4 +1,4 @@
-"""What a search does when its last trial has ended: examples of the best compressor, worked out on a trial's device."""
+"""What a search does when its last trial has ended: examples and answers of the best, made on a trial's device."""
 
 import logging
 import tempfile
@@ -8,6 +8,7 @@ from pathlib import Path
 
 from cmp.results.folder import ResultsFolder
 from cmp.results.mirror import send_compressor
+from cmp.results.written import ANSWERS, save_written
 from cmp.search.engine.footprint import Footprint
 from cmp.search.engine.task import TaskError, run_task
 from cmp.store import local_folder, write_text
@@ -15,7 +16,7 @@ from cmp.store import local_folder, write_text
 logger = logging.getLogger(__name__)
 
 EXAMPLES = "examples.json"
-EXAMPLES_TIMEOUT_SECONDS = 300.0
+TIMEOUT_SECONDS = 1800.0  # most of it answers, where something is asked
 
 
 def write_examples_of_best(
@@ -24,7 +25,9 @@ def write_examples_of_best(
     must_leave: Callable[[], bool],
     avoided: frozenset[str] = frozenset(),
 ) -> None:
-    """Let a worker with a trial's resources write `best/examples.json`; without examples the page is only shorter.
+    """Let a worker with a trial's resources write `best/examples.json`, and `best/answers.json` where data are rows.
+
+    Without them the page is only shorter.
 
     Args:
         folder: of a search with a best trial.
@@ -36,19 +39,28 @@ def write_examples_of_best(
     try:
         if folder.url is not None:
             send_compressor(folder)
-        examples = run_task(
-            work, footprint, must_leave=must_leave, timeout_seconds=EXAMPLES_TIMEOUT_SECONDS, avoided=avoided
-        )
+        made = run_task(work, footprint, must_leave=must_leave, timeout_seconds=TIMEOUT_SECONDS, avoided=avoided)
     except (TaskError, OSError) as error:
         logger.warning("no examples of the best compressor: %s", error)
         return
-    if examples is not None:
-        write_text(folder.best / EXAMPLES, examples)
+    for name, content in (made or {}).items():
+        write_text(folder.best / name, content)
 
 
-def _make_examples(place: str, device: str) -> str:
-    """What `examples.json` holds for a compressor; nothing is written where it is."""
-    from cmp.train.examples import write_examples
+def _make_examples(place: str, device: str) -> dict[str, str]:
+    """Files that belong into a compressor's folder, by name; nothing is written where it is."""
+    from cmp.model.api import Compressor
+    from cmp.train.examples import search_data, write_examples
+    from cmp.train.written import is_answerable, score_written
 
     with local_folder(place) as folder, tempfile.TemporaryDirectory(prefix="cmp-") as temporary:
-        return write_examples(folder, device=device, target=Path(temporary) / EXAMPLES).read_text(encoding="utf-8")
+        compressor = Compressor.from_pretrained(folder, device=device)
+        control = Compressor.text_control(folder, compressor.backbone)
+        examples = Path(temporary) / EXAMPLES
+        write_examples(folder, backbone=compressor.backbone, target=examples, control=control)
+        found = {EXAMPLES: examples.read_text(encoding="utf-8")}
+        windows = search_data(compressor).test
+        if is_answerable(windows, compressor):
+            save_written(Path(temporary) / ANSWERS, score_written(compressor, windows, control=control))
+            found[ANSWERS] = (Path(temporary) / ANSWERS).read_text(encoding="utf-8")
+    return found

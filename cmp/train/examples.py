@@ -21,7 +21,7 @@ from cmp.model.saving import CompressorError
 from cmp.results.examples import Continuations, Example, ExampleLosses, ExampleSet, pick, save_examples
 from cmp.results.written import WrittenRow
 from cmp.space.settings import Window
-from cmp.train.data import WindowSet, open_data
+from cmp.train.data import TrialData, WindowSet, open_data
 from cmp.train.evaluation import in_batches, validation_order
 from cmp.train.positions import RECONSTRUCTION, ScoredBatch, scored_batches
 from cmp.train.session import Session, TrialOutcome, TrialPlan
@@ -77,9 +77,14 @@ def write_trial_examples(plan: TrialPlan, session: Session) -> TrialOutcome:
 
 def validation_windows(compressor: Compressor) -> WindowSet:
     """The held-out windows that the compressor's search validated on, cut as its trial read them."""
+    return search_data(compressor).validation
+
+
+def search_data(compressor: Compressor) -> TrialData:
+    """All that the compressor's search trained on and held out, cut as its trial read it."""
     origin, settings = compressor.origin, compressor.settings
     window = Window(**origin.window) if origin.window else own_window(compressor)
-    return open_data(settings, window, tokenizer=compressor.tokenizer).validation
+    return open_data(settings, window, tokenizer=compressor.tokenizer)
 
 
 def own_window(compressor: Compressor) -> Window:

@@ -120,6 +120,15 @@ def test_the_cards_code_runs(saved: Path, monkeypatch: pytest.MonkeyPatch, capsy
     assert len(capsys.readouterr().out.splitlines()) >= 3
 
 
+def test_the_card_of_a_compressor_for_questions_shows_how_to_ask(backbone: Backbone, tmp_path: Path) -> None:
+    save_compressor(new_compressor(backbone, prompt_template="\nQ: {prompt}\nA:").model, tmp_path, {})
+
+    card = (tmp_path / CARD).read_text(encoding="utf-8")
+
+    assert 'compressor.generate(memory, prompt="\\nQ: ...\\nA:", max_new_tokens=7)' in card
+    assert "| prompt_template | \\nQ: {prompt}\\nA: |" in card
+
+
 def test_an_unknown_fact_beside_the_weights_is_a_mistake_in_the_program(backbone: Backbone, tmp_path: Path) -> None:
     with pytest.raises(TypeError, match="epochs"):
         save_compressor(new_compressor(backbone).model, tmp_path, {"epochs": 3})

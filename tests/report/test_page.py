@@ -15,6 +15,7 @@ from cmp.report import text
 from cmp.report.example_cards import examples, marked_differences
 from cmp.report.page import write_page
 from cmp.results.examples import Continuations, load_examples, pick, save_examples
+from cmp.results.written import ANSWERS, AnswerScores, Written, WrittenRow, save_written
 from tests.benchmarks import scale
 from tests.report.synthetic import KINDS, write_folder
 
@@ -212,6 +213,24 @@ def test_a_question_is_shown_with_four_answers_and_all_right_ones(
     for words in ("<h4>asked</h4><p>Who won?</p>", "<p>Denver Broncos<br>D&amp;B</p>", "the Denver &lt;Broncos&gt;"):
         assert words in html
     assert "<h4>text at equal positions</h4><p>some team</p>" in html and "what really follows" not in html
+
+
+def test_scores_of_answers_have_a_section_of_their_own(results: Callable[[str], Path]) -> None:
+    folder = results("typical")
+    assert 'id="answers"' not in write_page(folder).read_text()
+    values = {"no_context": 0.1, "memory": 0.3, "text": 0.2, "full_context": 0.4}
+    scores = {way: AnswerScores(0.0, value, value, None) for way, value in values.items()}
+    row = WrittenRow(0, 0, "Who?", ("x",), dict.fromkeys(values, "y"), scores)
+
+    save_written(folder / "best" / ANSWERS, Written(12, "control", (row,)))
+    html = write_page(folder).read_text()
+
+    section = html[html.index('<section id="answers">') : html.index('<section id="examples">')]
+    assert "<td>the memory</td><td>0.000</td><td>0.300</td><td>0.300</td>" in section
+    assert "<td>kept of the full context&#x27;s</td><td></td><td>75 %</td><td>75 %</td>" in section.replace(
+        "'", "&#x27;"
+    )
+    assert "12 positions" in section and "the text control" in section and "accuracy" not in section
 
 
 def test_the_worst_two_are_always_among_the_examples_picked() -> None:

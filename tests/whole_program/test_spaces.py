@@ -41,4 +41,7 @@ def test_a_shipped_space_is_rehearsed_to_its_best_compressor(
     assert "Traceback" not in ran.stderr
     assert "Best: trial" in ran.stdout
     assert (folder / "best" / "compressor.safetensors").is_file()
+    assert (
+        (folder / "best" / "answers.json").is_file() == ("test prompts: exact match, F1, ROUGE-L" in ran.stdout) == asks
+    )
     assert "final" in write_page(folder).read_text(encoding="utf-8")

@@ -16,6 +16,7 @@ from cmp.results.front import Front, Point, best_point
 from cmp.results.history import History, TrialRecord
 from cmp.results.scores import Candidate, CompressorScores, Interval, SplitScores, load_scores
 from cmp.results.worth import headline
+from cmp.results.written import ANSWERS, WAYS, Written, load_written, measures
 from cmp.search.terminal.display import best_line, duration, short, trials_table
 from cmp.space.space import Space
 
@@ -64,6 +65,8 @@ def print_results(console: Console, space: Space, history: History, folder: Resu
         say(console, f"No compressor has at most {space.search.best_positions} positions (search.best_positions).")
     else:
         say(console, best_text(best, history, space, load_scores(folder.test_scores)))
+    if (written := load_written(folder.best / ANSWERS)) is not None:
+        say(console, answers_text(written))
     if front := front_text(space, history):
         say(console, front)
     note = read_note(folder.best)
@@ -71,6 +74,19 @@ def print_results(console: Console, space: Space, history: History, folder: Resu
         say(console, places_text(folder))
     else:
         say(console, missing_text(folder, best.candidate, note))
+
+
+def answers_text(written: Written) -> str:
+    """How right what is written is, with each way of reading, on the test split."""
+    names, kept = measures(written), written.kept()
+    lines = [f"  answers to {len(written.rows):,} test prompts: {', '.join(names.values())}"]
+    for way, words in WAYS.items():
+        scores = written.mean(way)
+        lines.append("    " + "  ".join(f"{getattr(scores, name):.3f}" for name in names) + f"  {words}")
+    shares = [f"{share:.0%} of the {names[name]}" for name in names if (share := kept[name]) is not None]
+    if shares:
+        lines.append(f"  the memory keeps {', '.join(shares)} that the full context has")
+    return "\n".join(lines)
 
 
 def print_partial(

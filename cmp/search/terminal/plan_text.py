@@ -99,20 +99,21 @@ def describe_data(space: Space, summary: "DataSummary") -> list[str]:
     own = [name for name in ("validation", "test") if name in summary.own_splits]
     here = [name for name in ("validation", "test") if name not in own]
     splits = [f"its own {' and '.join(own)}"] if own else []
-    splits += [f"a tenth of the documents held out for {' and as much for '.join(here)}"] if here else []
+    noun, what = ("row", "context") if summary.rows else ("document", "document")
+    splits += [f"a tenth of the {what}s held out for {' and as much for '.join(here)}"] if here else []
     lost = (
         f"Dropped: {count(summary.dropped_documents, 'document')} too short for a window, and with the ends of others "
     )
     if summary.rows:
         lost = f"Dropped: {'; '.join(lost_of_rows(summary)) or 'no row'}; in all "
     return [
-        f"Data: {space.fixed['dataset']}, {count(summary.documents, 'document')}, {summary.tokens:,} tokens, {how} "
+        f"Data: {space.fixed['dataset']}, {count(summary.documents, noun)}, {summary.tokens:,} tokens, {how} "
         f"({summary.tokens_per_second:,.0f} tokens/s); {', '.join(splits)}",
         f"Windows: {_window_text(space, rows=summary.rows)}; {summary.train_windows:,} to train on, "
         f"{summary.validation_windows:,} to validate on ({_validated(space, summary.validation_windows):,} used), "
         f"{summary.test_windows:,} to test on",
         f"{lost}{summary.dropped_tokens:,} tokens ({_percent(summary.dropped_tokens, summary.tokens)})",
-        f"Repeated: {count(summary.repeated_documents, 'held-out document')} with a text that another split has too",
+        f"Repeated: {count(summary.repeated_documents, f'held-out {what}')} with a text that another split has too",
     ]
 
 

@@ -13,6 +13,7 @@ from cmp.results.folder import ResultsFolder
 from cmp.results.front import best_point
 from cmp.results.history import History
 from cmp.results.scores import Candidate, CompressorScores, Interval, SplitScores
+from cmp.results.written import ANSWERS, AnswerScores, Written, WrittenRow, save_written
 from cmp.search.run import standard_output
 from cmp.search.terminal import messages
 from cmp.search.terminal.display import Display, best_line, duration, event_line, live_table, seconds_left, trials_table
@@ -217,6 +218,21 @@ def test_the_end_says_what_is_best_between_its_bounds_and_how_to_use_it(
         "results/fake/report.html",
     ):
         assert words in text
+
+
+def test_the_end_says_how_right_written_answers_are_where_there_are_any(
+    space: Space, history: History, tmp_path: Path
+) -> None:
+    values = {"no_context": 0.1, "memory": 0.3, "text": 0.2, "full_context": 0.4}
+    scores = {way: AnswerScores(0.0, value, value, 1.0) for way, value in values.items()}
+    row = WrittenRow(0, 0, "Who?", ("x",), dict.fromkeys(values, "y"), scores)
+    save_written(tmp_path / "best" / ANSWERS, Written(12, "control", (row, row)))
+
+    text = printed(messages.print_results, space, history, tmp_path)
+
+    assert "answers to 2 test prompts: exact match, F1, ROUGE-L, accuracy" in text
+    assert "0.000  0.300  0.300  1.000  the memory" in text
+    assert "the memory keeps 75% of the F1, 75% of the ROUGE-L, 100% of the accuracy" in " ".join(text.split())
 
 
 CURVE = {"event": "reported", "trial": -1, "epoch": 4, "time": 50.0, "metrics": {
