@@ -3,8 +3,6 @@
 import logging
 import os
 import threading
-import time
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,6 +22,7 @@ from cmp.search.engine.cluster import Cluster, RayLostError, connected
 from cmp.search.engine.environment import set_environment, withheld_names
 from cmp.search.engine.footprint import Plan, concurrency
 from cmp.search.engine.roster import Roster
+from cmp.search.machines import Machines
 from cmp.search.planning import plan_for
 from cmp.search.precision import precision_facts
 from cmp.search.preparation import Preparation, prepare, settled
@@ -42,7 +41,6 @@ from cmp.space.space import Space
 from cmp.store import is_disk_full
 
 if TYPE_CHECKING:
-    from cmp.search.engine.control import Control
     from cmp.search.engine.job import TrialJob
     from cmp.search.engine.readiness import Readiness
 
@@ -54,9 +52,6 @@ RAY_LOGS = "/tmp/ray/session_latest/logs"
 
 # Printing what there is, where nothing can be waited for any more.
 FORCED_END_SECONDS = 10.0
-
-# A place that is only just being given away is not waited for yet.
-WAITING_SECONDS = 3.0
 
 
 def run_search(space: Space, *, address: str | None = None, fresh: bool = False, console: Console | None = None) -> int:
@@ -191,7 +186,7 @@ class _Search:
                 facts = preparation.facts | precision
                 ledger.begin(resources=_record(plan), facts=facts, data=preparation.data.counts)
                 self._announce(cluster, plan)
-            self._run_trials(ledger, plan, _Machines(cluster, roster, readiness), interruption)
+            self._run_trials(ledger, plan, Machines(cluster, roster, readiness), interruption)
 
     def _readiness(self, roster: Roster, preparation: Preparation, stack: ExitStack) -> "Readiness":
         """Look at the machines of a cluster, and make them ready, before the first trial."""
@@ -214,7 +209,7 @@ class _Search:
     def _say(self, line: str) -> None:
         messages.say(self.console, line)
 
-    def _run_trials(self, ledger: Ledger, plan: Plan, machines: "_Machines", interruption: Interruption) -> None:
+    def _run_trials(self, ledger: Ledger, plan: Plan, machines: Machines, interruption: Interruption) -> None:
         from cmp.search.closing import write_examples_of_best
         from cmp.search.engine.control import Control
         from cmp.search.engine.desk import Desk
@@ -282,42 +277,6 @@ class _Search:
         if ledger.history.best() is None:
             return EXIT_NO_SUCCESS
         return EXIT_MOSTLY_FAILED if ledger.history.mostly_failed else EXIT_FINISHED
-
-
-@dataclass
-class _Machines:
-    """The machines while trials run: who comes, who goes, and what is waited for."""
-
-    cluster: Cluster
-    roster: Roster
-    readiness: "Readiness | None"
-    _idle_since: float | None = None
-
-    @property
-    def sign(self) -> Path | None:
-        """A file that trials must see in the results folder; None where they run on this very machine."""
-        return None if self.readiness is None else self.readiness.needs.sign
-
-    def step(self, control: "Control") -> None:
-        """Look at the cluster; make ready who joins, and let trials leave who goes."""
-        if not self.cluster.is_remote:
-            return
-        self.roster.look()
-        control.ask_on(self.roster.leaving)
-        if self.readiness is not None:
-            self.readiness.step()
-
-    def show_waiting(self, running: int, status: Callable[[str], None]) -> None:
-        """Say what is missing while no trial can run."""
-        wanting = None if running else self.roster.wanting()
-        if wanting is None:
-            if self._idle_since is not None:
-                self._idle_since = None
-                status("")
-            return
-        self._idle_since = self._idle_since or time.monotonic()
-        if time.monotonic() - self._idle_since > WAITING_SECONDS:
-            status(f"{wanting[0].upper()}{wanting[1:]}")
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ class Wish:
 
 @dataclass
 class Control:
-    """The driver's end.
+    """The driver's end. A signal's thread and the main one may ask at the same time: neither wish gets lost.
 
     Args:
         key: of this session; its trials' jobs have it.
@@ -54,14 +54,18 @@ class Control:
     write: Callable[[str, bytes], None] = kv_write
     delete: Callable[[str], None] = kv_delete
     wish: Wish = field(default_factory=Wish)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def ask_everybody(self) -> None:
         """All trials should leave."""
-        self._store(Wish(True, self.wish.nodes))
+        with self._lock:
+            self._store(Wish(True, self.wish.nodes))
 
     def ask_on(self, nodes: frozenset[str]) -> None:
         """Trials with a worker on exactly these nodes should leave; said again only when it changes."""
-        if nodes != self.wish.nodes:
+        if nodes == self.wish.nodes:
+            return
+        with self._lock:
             self._store(Wish(self.wish.everybody, nodes))
 
     def forget(self) -> None:

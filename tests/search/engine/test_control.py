@@ -1,5 +1,6 @@
 """The wish that trials leave, as it is stored and understood."""
 
+import threading
 import time
 
 from cmp.search.engine.control import Control, LeaveWatch, Wish
@@ -35,6 +36,25 @@ def test_the_driver_says_a_thing_once_and_forgets_it_at_the_end() -> None:
         Wish(True, frozenset({"a"})),
     ]
     assert stored == {}
+
+
+def test_a_stop_that_comes_while_another_wish_is_written_is_not_lost() -> None:
+    written: list[bytes] = []
+
+    def write(key: str, value: bytes) -> None:
+        if not written:
+            threading.Thread(target=control.ask_everybody).start()
+            time.sleep(0.2)
+        written.append(value)
+
+    control = Control("key", write, lambda key: None)
+    control.ask_on(frozenset({"a"}))
+    end = time.monotonic() + 5
+    while len(written) < 2:
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+    assert Wish.from_bytes(written[-1]) == Wish(True, frozenset({"a"}))
 
 
 def test_a_watch_hears_within_a_moment_and_holds_the_last_wish_while_the_store_is_away() -> None:
