@@ -222,3 +222,23 @@ def test_trials_on_a_node_that_is_told_to_go_write_checkpoints_and_move(
     log = (search.results / "trials" / "0000" / "log.txt").read_text()
     assert "interrupted after epoch" in log and "resumed after loop" in log
     assert violations(search.journal, ended=True) == []
+
+
+@needs_root
+def test_a_dry_run_says_what_would_run_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    search = Search(tmp_path, SHORT)
+    (tmp_path / "data").mkdir()
+    with machines(tmp_path, monkeypatch) as cluster:
+        cluster.add("near", cpus=2)
+        cluster.add_hiding("far", tmp_path / "data")
+        cluster.add_hiding("bare", tmp_path / "model")
+        run = cluster.start(search, "--dry-run")
+        code = run.wait(200)
+
+    assert code == 0, run.text()
+    machines_said = run.text().split("Machines:\n")[1].splitlines()
+    assert "  near: 2 at once (2 CPU)" in machines_said
+    assert "  far: 1 at once (1 CPU), once the data have been tokenized there" in machines_said
+    assert f"  bare: no trials: it has no model in {tmp_path / 'model'}" in machines_said
+    assert any(line.endswith(": no trials (0 CPU)") for line in machines_said), "the head"
+    assert not search.results.exists() or not search.journal.exists()
