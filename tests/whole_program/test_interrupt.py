@@ -11,7 +11,7 @@ import pytest
 from tests.search.check_journal import trajectory, violations
 from tests.whole_program.harness import Run, Search
 
-TWO_AT_A_TIME = {"n_epochs": 3, "search": {"num_samples": 4, "startup_trials": 4, "min_peers": 4}}
+TWO_AT_A_TIME = {"n_epochs": 3, "search": {"num_samples": 4, "startup_trials": 4, "min_peers": 4, "control": False}}
 
 
 def wait_for(condition: object, timeout_seconds: float = 60.0) -> None:
@@ -94,6 +94,6 @@ def _ask_again(search: Search) -> None:
     again = search.start()
 
     assert again.wait(60) == 0
-    assert "Best: trial" in again.text()
+    assert "Best: " in again.text()
     assert "Ray dashboard" not in again.text()
     assert search.journal.read_bytes() == journal

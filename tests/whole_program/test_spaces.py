@@ -39,7 +39,7 @@ def test_a_shipped_space_is_rehearsed_to_its_best_compressor(
     folder = tmp_path / "results" / f"{path.stem}-test"
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert "Traceback" not in ran.stderr
-    assert "Best: trial" in ran.stdout
+    assert "Best: " in ran.stdout
     assert (folder / "best" / "compressor.safetensors").is_file()
     assert (
         (folder / "best" / "answers.json").is_file() == ("test prompts: exact match, F1, ROUGE-L" in ran.stdout) == asks

@@ -10,7 +10,7 @@ import pytest
 
 from tests.whole_program.harness import Search
 
-SETTINGS = {"n_epochs": 2, "n_train_loops": 2, "search": {"num_samples": 2, "min_peers": 2}}
+SETTINGS = {"n_epochs": 2, "n_train_loops": 2, "search": {"num_samples": 2, "min_peers": 2, "control": False}}
 
 
 def needs(package: str) -> pytest.MarkDecorator:

@@ -98,7 +98,7 @@ class Ledger:
     @property
     def resumes(self) -> bool:
         """True when an earlier session left a history here."""
-        return bool(self.history.trials)
+        return bool(self.history.trials or self.history.extras)
 
     @property
     def exhausted(self) -> bool:
