@@ -92,13 +92,13 @@ def load_model(model_string: str, options: LoadOptions) -> nn.Module:
 
 def load_tokenizer(model_string: str, *, trust_remote_code: bool = False) -> Any:
     """The tokenizer of a model, by the same name as the model."""
-    place = place_of(model_string, weights=False)
+    place = place_of(model_string)
     return AutoTokenizer.from_pretrained(place.name, trust_remote_code=trust_remote_code, **place.options)
 
 
 def model_facts(model_string: str, *, trust_remote_code: bool = False) -> ModelFacts:
     """Layers, positions, vocabulary and width from the configuration alone; no weights are read."""
-    config = _config(place_of(model_string, weights=False), trust_remote_code).get_text_config(decoder=True)
+    config = _config(place_of(model_string), trust_remote_code).get_text_config(decoder=True)
     return ModelFacts(config.num_hidden_layers, max_positions(config), config.vocab_size, config.hidden_size)
 
 

@@ -8,6 +8,7 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from cmp.model.pydoc import resolve
 from cmp.space.errors import UserError
 
 GGUF = ".gguf"
@@ -34,8 +35,8 @@ class Place:
         return self.options.get("gguf_file")
 
 
-def place_of(model_string: str, *, weights: bool = True) -> Place:
-    """Where a model is, by the name that a user gives it. Without `weights` a built-in one is not trained for it.
+def place_of(model_string: str) -> Place:
+    """Where a model is, by the name that a user gives it.
 
     Raises:
         UserError: a GGUF file, and the package that reads it is missing.
@@ -45,16 +46,7 @@ def place_of(model_string: str, *, weights: bool = True) -> Place:
     if gguf_file is not None:
         _require_gguf(name)
         return Place(folder, revision_option(revision) | {"gguf_file": gguf_file})
-    return Place(resolve_model_string(name, weights=weights), revision_option(revision))
-
-
-def resolve_model_string(model_string: str, *, weights: bool = True) -> str:
-    """A built-in name to the folder that holds it; anything else as it is. Without `weights` nothing is trained."""
-    if not model_string.startswith("pydoc"):
-        return model_string
-    from cmp.model.pydoc import resolve
-
-    return resolve(model_string, weights=weights)
+    return Place(resolve(name), revision_option(revision))
 
 
 def split_revision(model_string: str) -> tuple[str, str | None]:

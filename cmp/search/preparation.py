@@ -125,7 +125,8 @@ def data_line(data: "DataSummary") -> str:
 
 def model_fingerprint(model_string: str) -> str:
     """What the weights are, without loading them: the hub's commit, or a hash of the folder's files."""
-    from cmp.model.names import hub_commit, resolve_model_string
+    from cmp.model.names import hub_commit
+    from cmp.model.pydoc import resolve
 
-    place = Path(resolve_model_string(model_string)).expanduser()
+    place = Path(resolve(model_string)).expanduser()
     return files_fingerprint(place) if place.exists() else hub_commit(model_string) or "unknown"
