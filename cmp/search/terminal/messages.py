@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from cmp.results.best import BestNote, read_note
+from cmp.results.controls import Reading, readings_on_test, readings_on_validation, runner_up_words, worth_caveat
 from cmp.results.finalists import finalist_lines
 from cmp.results.folder import ResultsFolder
 from cmp.results.front import Front, Point, best_point
@@ -148,7 +149,7 @@ def best_text(best: Point, history: History, space: Space, scores: SplitScores |
     candidate = best.candidate
     tested = None if scores is None or not scores.compressors else scores.compressors[0]
     if scores is None or tested is None or tested.candidate != candidate:
-        lines = _selected_lines(report, history, candidate)
+        lines = _selected_lines(report, history, space, candidate)
     else:
         lines = _tested_lines(scores, tested)
         lines.append(f"  selected on val_loss {report['val_loss']:.4f} (recovered {_number(report.get('recovered'))})")
@@ -173,40 +174,27 @@ def _tested_lines(scores: SplitScores, tested: CompressorScores) -> list[str]:
     if not scores.trained:
         lines.append("  by the untrained model's text curve: there is no text control, so adaptation counts as memory")
     lines.append(f"  on {scores.documents:,} test documents that decided nothing, nats per target token:")
-    rows = [(scores.no_context_loss, "the model without the context")]
-    curve = scores.curve
-    if curve is not None and scores.trained:
-        rows.append((curve.loss(candidate.kept), _text_words(candidate.kept, "without any memory")))
-    rows += [(found.value, words) for found, words in (
-        (tested.swapped_loss, "with the memory of another document"),
-        (tested.mean_loss, "with one constant memory, the mean"),
-    ) if found is not None]  # fmt: skip
-    if tested.text_loss is not None:
-        rows.append((tested.text_loss, f"plain text at the same price, the last {candidate.positions} tokens"))
-    rows.append((tested.loss.value, f"its own memory ({_range(tested.loss, 4)})"))
-    rows.append((scores.full_context_loss, "the model with the whole context"))
-    lines += [f"    {loss:.4f}  {words}" for loss, words in rows]
+    lines += [_reading_line(reading) for reading in readings_on_test(scores, tested)]
     if scores.difference is not None:
-        lines.append(f"  trial {scores.runner_up}, the runner-up, is {_range_of_difference(scores.difference)}")
+        lines.append(f"  trial {scores.runner_up}, the runner-up, is {runner_up_words(scores.difference)}")
     return lines
 
 
-def _text_words(kept: int, instead: str) -> str:
-    text = "without any text" if kept == 0 else f"with the last {kept} tokens"
-    return f"the adapted model {text}, {instead}"
+def _reading_line(reading: Reading) -> str:
+    interval = "" if reading.interval is None or not reading.own else f" ({_range(reading.interval, 4)})"
+    return f"    {reading.loss:.4f}  {reading.read}{interval}"
 
 
-def _selected_lines(report: Mapping[str, Any], history: History, candidate: Candidate) -> list[str]:
-    worth = history.worth_of(report)
+def _selected_lines(report: Mapping[str, Any], history: History, space: Space, candidate: Candidate) -> list[str]:
+    worth, caveat = history.worth_of(report), worth_caveat(space, history)
     first = "Best" if worth is None else f"Best: {headline(worth, candidate.vectors, candidate.kept)}"
     lines = [f"{first}, by the numbers it was selected on (no scores on the test split)"]
-    lines.append(f"  val_loss {report['val_loss']:.4f} nats per token, between")
-    lines.append(f"    {report['no_context_loss']:.4f}  the model without the context, and")
-    lines.append(f"    {report['full_context_loss']:.4f}  the model with the whole context")
-    if report.get("recovered") is None:
-        lines.append("  recovered is undefined: the context itself does not help this model on this text")
-    else:
-        lines.append(f"  recovered {report['recovered']:.3f} of the gap between these; adaptation counts in it")
+    lines += [] if caveat is None else [f"  {caveat}"]
+    lines.append("  on the validation documents, nats per target token:")
+    lines += [_reading_line(reading) for reading in readings_on_validation(history, report, candidate)]
+    lines.append(
+        f"  recovered {_number(report.get('recovered'))} of the gap between no and whole context; adaptation counts"
+    )
     return lines
 
 
@@ -216,13 +204,6 @@ def _number(value: float | None) -> str:
 
 def _range(found: Interval, digits: int) -> str:
     return f"{found.low:.{digits}f} to {found.high:.{digits}f}"
-
-
-def _range_of_difference(found: Interval) -> str:
-    """In words: how much worse the runner-up is, and whether that is more than chance."""
-    size = f"{abs(found.value):.4f} nats {'worse' if found.value <= 0 else 'better'}"
-    chance = "within chance" if found.low <= 0 <= found.high else "more than chance"
-    return f"{size} on the same documents ({found.low:+.4f} to {found.high:+.4f}), {chance}"
 
 
 def _spared(trial: TrialRecord, space: Space) -> int:

@@ -210,7 +210,9 @@ def test_the_end_says_what_is_best_between_its_bounds_and_how_to_use_it(
 
     for words in (
         "trial 0 at epoch 2: lr 0.00123, n_cmps 4, cmp_layer half",
-        "val_loss 2.4000 nats per token",
+        "by the numbers it was selected on (no scores on the test split)",
+        "what a memory is worth in plain text is not known",
+        "2.4000  its own memory",
         "3.0000  the model without the context",
         "2.0000  the model with the whole context",
         "recovered 0.600 of the gap",
@@ -300,7 +302,7 @@ def test_the_last_lines_begin_with_what_the_best_is_worth_on_test_beside_its_con
         "2.8500  with one constant memory",
         "2.5000  plain text at the same price, the last 4 tokens",
         "2.3000  its own memory",
-        "trial 3, the runner-up, is 0.0400 nats worse on the same documents (-0.0600 to -0.0200), more than chance",
+        "trial 3, the runner-up, is 0.0400 nats worse on the same documents (+0.0200 to +0.0600), more than chance",
         "selected on val_loss 2.4000",
     ):
         assert words in text

@@ -1,0 +1,121 @@
+"""The best compressor beside everything that it has to be told apart from, as the terminal, the page and the cards say
+it: one row for each way of reading a context, from no context at all to the whole one. From journal and scores alone.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from cmp.results.history import History
+from cmp.results.scores import Candidate, CompressorScores, Interval, SplitScores
+from cmp.results.worth import TextCurve
+from cmp.space.space import Space
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One way of reading a context before the target.
+
+    Args:
+        read: what is read, in words.
+        loss: nats per target token.
+        interval: of the loss, where it is known.
+        own: whether it is the compressor itself.
+    """
+
+    read: str
+    loss: float
+    interval: Interval | None = None
+    own: bool = False
+
+
+def readings_on_test(scores: SplitScores, tested: CompressorScores) -> list[Reading]:
+    """On documents that decided nothing."""
+    return _readings(
+        tested.candidate,
+        bounds=(scores.no_context_loss, scores.full_context_loss),
+        curve=scores.curve,
+        swapped=_with_interval(tested.swapped_loss),
+        mean=_with_interval(tested.mean_loss),
+        own=_with_interval(tested.loss),
+    )
+
+
+def readings_on_validation(history: History, report: Mapping[str, Any], candidate: Candidate) -> list[Reading]:
+    """On the validation documents that a trial was selected on, as far as its report goes."""
+    return _readings(
+        candidate,
+        bounds=(report.get("no_context_loss"), report.get("full_context_loss")),
+        curve=history.text_curve,
+        swapped=(report.get("swapped_loss"), None),
+        mean=(None, None),
+        own=(report["val_loss"], None),
+    )
+
+
+_Loss = tuple[float | None, Interval | None]
+
+
+def _with_interval(found: Interval | None) -> _Loss:
+    return (None, None) if found is None else (found.value, found)
+
+
+def _readings(
+    candidate: Candidate,
+    *,
+    bounds: tuple[float | None, float | None],
+    curve: TextCurve | None,
+    swapped: _Loss,
+    mean: _Loss,
+    own: _Loss,
+) -> list[Reading]:
+    adapted = curve.loss(candidate.kept) if curve is not None and curve.trained else None
+    text = None if curve is None else curve.loss(candidate.positions)
+    tokens = "token" if candidate.positions == 1 else f"{candidate.positions} tokens"
+    whose = "" if curve is None or curve.trained else ", the model untrained"
+    found: list[tuple[str, _Loss]] = [
+        ("the model without the context", (bounds[0], None)),
+        (f"the adapted model {_text_words(candidate.kept)}, without any memory", (adapted, None)),
+        ("with the memory of another document", swapped),
+        ("with one constant memory, the mean", mean),
+        (f"plain text at the same price, the last {tokens}{whose}", (text, None)),
+        ("its own memory", own),
+        ("the model with the whole context", (bounds[1], None)),
+    ]
+    return [
+        Reading(words, loss, interval, own=words == "its own memory")
+        for words, (loss, interval) in found
+        if loss is not None
+    ]
+
+
+def _text_words(kept: int) -> str:
+    if kept == 0:
+        return "without any text"
+    return f"with the last {f'{kept} tokens' if kept > 1 else 'token'}"
+
+
+def worth_caveat(space: Space, history: History) -> str | None:
+    """Why the worth of a memory is not known, or what counts as memory though it is none; None where all is well."""
+    curve, control = history.text_curve, history.control
+    if space.fixed["rmb_only"]:
+        return "the context itself is reconstructed (rmb_only): there is no text that could stand in for it"
+    if curve is None:
+        return "what a memory is worth in plain text is not known: no report has a text curve"
+    if curve.trained:
+        return None if curve.text_helps else "the context itself does not help on this text"
+    if control is not None and control.status == "failed":
+        why = "the text control failed"
+    elif not space.search.control:
+        why = "there is no text control (search.control: false)"
+    else:
+        why = "the text control is not done"
+    return f"{why}, so worth is by the untrained model's text curve and adaptation to the text counts as memory"
+
+
+def runner_up_words(difference: Interval) -> str:
+    """What the runner-up is beside the best, from the loss of the best minus its own on the same documents."""
+    worse = Interval(-difference.value, -difference.high, -difference.low)
+    size = f"{abs(worse.value):.4f} nats {'worse' if worse.value >= 0 else 'better'}"
+    chance = "within chance" if worse.low <= 0 <= worse.high else "more than chance"
+    return f"{size} on the same documents ({worse.low:+.4f} to {worse.high:+.4f}), {chance}"
