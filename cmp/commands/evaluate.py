@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cmp.commands.shared import add_loading_options, load_compressor, positive_int, run
+from cmp.results.costs import cost_lines
 from cmp.results.recovered import recovered_fraction
 from cmp.results.worth import headline
 from cmp.results.written import WAYS, AnswerScores, Written, measures
@@ -204,7 +205,7 @@ def print_evaluation(found: Evaluation, console: Console) -> None:
         console.print(_answers_table(found.written))
     console.print(_kinds_table(scores))
     console.print(_positions_table(_main_rows(found)))
-    console.print("\n".join(cost_lines(scores)), markup=False, soft_wrap=True)
+    console.print("\n".join(cost_lines(scores.costs)), markup=False, soft_wrap=True)
 
 
 def _main_rows(found: Evaluation) -> dict[str, Scores]:
@@ -373,20 +374,6 @@ def _kinds_table(scores: "SplitScores") -> Table:
         losses = ["" if (loss := row[name]) is None else f"{loss:.4f}" for name in columns[1:]]
         table.add_row(kind, f"{row['tokens'] or 0:,.0f}", *losses)
     return table
-
-
-def cost_lines(scores: "SplitScores") -> list[str]:
-    """What a memory costs beside the text, in two sentences."""
-    costs = {name: value or 0.0 for name, value in scores.costs.items()}
-    memory, context = costs["memory_bytes"], costs["context_bytes"]
-    pays = scores.costs["pays_after_tokens"]
-    when = "never" if pays is None else "at once" if pays == 0 else f"after {pays:,.0f} written tokens"
-    share = costs["compress_operations"] / costs["prefill_operations"]
-    return [
-        f"A memory takes {memory / 1024:,.1f} KiB where the context's keys and values take {context / 1024:,.1f} KiB "
-        f"({memory * 1000 / 2**20:,.1f} and {context * 1000 / 2**20:,.1f} MiB for a thousand contexts).",
-        f"Making it takes {share:.2f} times the operations of reading the context, and pays for itself {when}.",
-    ]
 
 
 def _positions_table(rows: Mapping[str, Scores]) -> Table:

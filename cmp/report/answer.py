@@ -5,9 +5,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 from cmp.report import text
+from cmp.report.ladder import ladder, sentence
 from cmp.report.text import Markup, escape
 from cmp.report.view import SearchView, TrialView
-from cmp.results.recovered import recovered_fraction
+from cmp.results.folder import trial_label
 
 BADGES = {
     "empty": "not started",
@@ -59,7 +60,7 @@ def answer(view: SearchView, saved: str | None) -> Markup:
         "lost": "When its process went away: ",
     }.get(view.state, "")
     return f"""<p class="lead">{partial}{_headline(view, view.best, view.best_report)}</p>
-{gauge(view.best_report)}
+{ladder(view)}
 <div class="two"><div><h3>Best settings</h3>{_settings(view, view.best)}</div>
 <div><h3>Cost</h3>{tiles(view)}</div></div>
 {_use(view, saved) if saved else ""}{_state_note(view)}"""
@@ -74,38 +75,26 @@ Another trial as a folder of its own: <code>{escape(other)}</code></p>"""
 
 
 def _headline(view: SearchView, trial: TrialView, best: dict[str, Any]) -> Markup:
-    recovered, vectors = best.get("recovered"), view.vectors(trial)
-    stands_for = f"{text.plural(vectors, 'vector')} for {_context(view, trial)} tokens"
+    """What the best is worth in plain text; where that cannot be told, the loss that it reaches and for what."""
+    recovered, point = best.get("recovered"), view.best_point
+    assert point is not None, "there is a best"
+    vectors, kept = point.positions - point.kept, f" and the last {point.kept} as text" if point.kept else ""
+    stands_for = f"{text.plural(vectors, 'vector')}{kept} for {_context(view, trial)} tokens"
     of = f"{text.ratio(best.get('compression_ratio'))} compression ({stands_for})"
-    value = f"a val_loss of <b>{text.loss(trial.loss)}</b>"
+    value = f"a val_loss of <b>{text.loss(point.val_loss)}</b>"
     link = f'<a href="#trial-{trial.number}">trial {trial.number}</a>'
-    if recovered is None:
-        return f"{link} reaches {value} at {of}. The context itself does not help here: nothing to recover."
-    if recovered <= 0:
+    if recovered is not None and recovered <= 0:
         yet, alone = "" if view.state == "completed" else " yet", text.loss(best.get("no_context_loss"))
         above = f"{value}, above the {alone} without context"
         return f"no compressor helps{yet}. The least harmful, {link}, has {above}, at {of}."
-    return f"{link} recovers <b>{text.percent(recovered)}</b> of what the context is worth, at {of}."
+    if (worth := sentence(view)) is not None:
+        return worth
+    useless = " The context itself does not help here." if recovered is None else ""
+    return f"{link} reaches {value} at {of}.{useless}"
 
 
 def _context(view: SearchView, trial: TrialView) -> str:
     return text.setting(view.of(trial, "seq_len" if view.space.fixed["rmb_only"] else "cmp_len"))
-
-
-def gauge(best: dict[str, Any]) -> Markup:
-    """val_loss as a mark on the way from the no-context to the full-context loss."""
-    no_context, full, value = best.get("no_context_loss"), best.get("full_context_loss"), best["val_loss"]
-    share = recovered_fraction(no_context, full, value)
-    if share is None:
-        return ""
-    place = 100 * min(1.0, max(0.0, share))
-    low, high = text.loss(no_context), text.loss(full)
-    label = f"val_loss {text.loss(value)} between no context {low} and full context {high}"
-    return f"""<figure class="gauge" role="img" aria-label="{label}">
-<div class="mark" style="left:{place:.2f}%"><b>{text.loss(value)}</b><span>val_loss</span></div>
-<div class="track"><div class="fill" style="width:{place:.2f}%"></div></div>
-<div class="ends"><span><b>{low}</b> no context</span><span>full context <b>{high}</b></span></div>
-</figure>"""
 
 
 def _settings(view: SearchView, trial: TrialView) -> Markup:
@@ -185,5 +174,5 @@ def _all_failed(view: SearchView) -> Markup:
 
 def log_link(trial: TrialView) -> Markup:
     """A link to the trial's log, relative to the page."""
-    path = trial.record.log or f"trials/{trial.number:04d}/log.txt"
+    path = trial.record.log or f"trials/{trial_label(trial.number)}/log.txt"
     return f'<a href="{escape(path)}">log</a>'

@@ -9,9 +9,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from cmp.report import text
-from cmp.report.numbers import assign_slots, pareto_front, shown_range, thinned, thinned_to
+from cmp.report.numbers import assign_slots, shown_range, thinned, thinned_to
 from cmp.report.view import MOST_DRAWN, OUTCOMES, SearchView, TrialView
-from cmp.results.front import Point
 
 Figure = dict[str, Any]
 Variants = dict[str, Figure]
@@ -26,12 +25,15 @@ COLOURS = {"finished": "@accent", "stopped": "@soft", "running": "@live", "faile
 SYMBOLS = {"finished": "circle", "stopped": "circle-open", "running": "circle-dot", "failed": "x-thin-open"}
 
 
-def hover(trial: TrialView) -> str:
+def hover(view: SearchView, trial: TrialView) -> str:
     """What a point says of its trial: outcome, result and searched settings."""
-    lines = [f"<b>trial {trial.number}</b> · {trial.word}"]
+    lines = [f"<b>{trial.name}</b> · {trial.word}"]
     if trial.best:
-        recovered = text.percent(trial.best.get("recovered"))
+        recovered, worth = text.percent(trial.best.get("recovered")), view.worth(trial)
         lines.append(f"val_loss {text.loss(trial.loss)} · recovered {recovered} · epoch {trial.best['epoch']}")
+        if worth is not None:
+            price = text.plural(view.positions(trial), "position")
+            lines.append(f"worth {worth.tokens:.1f} tokens of text at {price} · gain {worth.gain:.1f}")
     lines += [f"{text.escape(k)}  {text.escape(text.setting(v))}" for k, v in trial.record.settings.items()]
     return "<br>".join(lines)
 
@@ -76,14 +78,17 @@ def ring(x: Any, y: Any) -> Figure:
     }
 
 
-def level(y: float, label: str | None = None, *, below: bool = False) -> tuple[Figure, list[Figure]]:
+def level(
+    y: float, label: str | None = None, *, below: bool = False, left: bool = False, colour: str = "@muted"
+) -> tuple[Figure, list[Figure]]:
     """A dashed line across the plot and its label, as a plotly shape and annotations."""
-    line = {"color": "@muted", "width": 1, "dash": "dash"}
+    line = {"color": colour, "width": 1, "dash": "dash"}
     shape = {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": y, "y1": y, "line": line, "layer": "below"}
     if label is None:
         return shape, []
-    place = {"xref": "paper", "x": 1, "xanchor": "right", "y": y, "yanchor": "top" if below else "bottom"}
-    return shape, [{**place, "text": label, "showarrow": False, "font": {"color": "@muted", "size": 11}}]
+    side = {"x": 0, "xanchor": "left"} if left else {"x": 1, "xanchor": "right"}
+    place = {"xref": "paper", **side, "y": y, "yanchor": "top" if below else "bottom"}
+    return shape, [{**place, "text": label, "showarrow": False, "font": {"color": colour, "size": 11}}]
 
 
 def bounds(view: SearchView) -> tuple[list[float], list[Figure], list[Figure]]:
@@ -102,97 +107,39 @@ def bounds(view: SearchView) -> tuple[list[float], list[Figure], list[Figure]]:
     return values, shapes, notes
 
 
-def tradeoff(view: SearchView, against: str) -> Variants:
-    """Quality against cost, one point per trial and the Pareto front.
+def references(view: SearchView) -> tuple[list[float], list[Figure], list[Figure]]:
+    """What a loss has to be held against, as `bounds`: those, and plain text without and at the best one's price.
 
-    Args:
-        view: the search.
-        against: `positions` (fewer is cheaper) or `ratio` (more is cheaper).
-
-    Returns:
-        Variants `val_loss` and `recovered`.
+    Of a trained text curve the latter are what counts; the no-context loss is then drawn, but need not be in view.
     """
     values, shapes, notes = bounds(view)
-    by_loss = _tradeoff(view, against, "val_loss", lower_is_better=True)
-    by_loss["layout"] |= {"shapes": shapes, "annotations": notes}
-    by_loss["layout"]["yaxis"] |= _axis_range([t.loss for t in view.scored], values)
-    by_loss["layout"]["yaxis"]["title"] = {"text": "val_loss, nats per token"}
-    by_recovered = _tradeoff(view, against, "recovered", lower_is_better=False)
-    by_recovered["layout"]["shapes"] = [level(0.0)[0], level(1.0)[0]]
-    by_recovered["layout"]["yaxis"] |= {"title": {"text": "recovered"}, "tickformat": ".0%"}
-    return {"val_loss": by_loss, "recovered": by_recovered}
+    curve = view.text_curve
+    if curve is None:
+        return values, shapes, notes
+    levels = []
+    if curve.trained:
+        values = view.full_context_losses
+        levels.append((curve.no_text, f"adapted, no text {text.loss(curve.no_text)}", False))
+    if view.best_point is not None:
+        price = view.best_point.positions
+        loss = curve.loss(price)
+        levels.append((loss, f"{text.plural(price, 'token')} of text {text.loss(loss)}", True))
+    for loss, label, left in levels:
+        shape, note = level(loss, label, colour="@ink", left=left)
+        shapes.append(shape)
+        notes += note
+    return [*values, *(loss for loss, _, _ in levels)], shapes, notes
 
 
-def _tradeoff(view: SearchView, against: str, quality: str, *, lower_is_better: bool) -> Figure:
-    def cost(report: dict[str, Any], positions: int) -> float:
-        return positions if against == "positions" else float(report.get("compression_ratio") or 0.0)
-
-    made = [(p, cost(r, p.positions), r[quality]) for p, r in view.points if r.get(quality) is not None]
-    data = [_front(made, cheaper=1 if against == "positions" else -1, lower=lower_is_better)]
-    prefixes = [(p.trial, x, y) for p, x, y in made if p.is_prefix]
-    if prefixes:
-        data.append(_prefixes(thinned_to(prefixes, MOST_DRAWN)))
-    shown = [(t, t.best) for t in view.drawn if t.best and t.best.get(quality) is not None]
-    for group in OUTCOMES:
-        chosen = [(t, cost(r, view.positions(t)), r[quality]) for t, r in shown if t.group == group]
-        if chosen:
-            data.append(markers(group, [t for t, _, _ in chosen], (x for _, x, _ in chosen), (y for *_, y in chosen)))
-    best = view.best_point
-    if best is not None and (report := view.best_report).get(quality) is not None:
-        data.append(ring(cost(report, best.positions), report[quality]))
-    title = "positions, vectors and kept tokens (fewer is cheaper)"
-    title = title if against == "positions" else "compression ratio (more is cheaper)"
-    axis = _cost_axis([x for _, x, _ in made] or [1.0], doubling=against == "positions")
-    return {"data": data, "layout": {"xaxis": {"title": {"text": title}, **axis}, "yaxis": {}}}
-
-
-def _prefixes(points: Sequence[tuple[int, float, float]]) -> Figure:
-    """Nested trials with a part of their vectors; clicking one leads to the trial's row."""
-    return {
-        "type": "scatter",
-        "mode": "markers",
-        "name": "part of a nested memory",
-        "x": [x for _, x, _ in points],
-        "y": [y for _, _, y in points],
-        "customdata": [number for number, _, _ in points],
-        "hovertemplate": "trial %{customdata}, its first vectors · %{x}, %{y:.3f}<extra></extra>",
-        "marker": {"color": "@accent", "symbol": "diamond-open", "size": 6},
-    }
-
-
-def _front(made: Sequence[tuple[Point, float, float]], *, cheaper: int, lower: bool) -> Figure:
-    """The Pareto front as a staircase: the best that any compressor reached at this cost or less."""
-    sign = 1 if lower else -1
-    front = [made[i] for i in pareto_front([cheaper * x for _, x, _ in made], [sign * y for *_, y in made])]
-    return {
-        "type": "scatter",
-        "mode": "lines",
-        "name": "Pareto front",
-        "x": [x for _, x, _ in front],
-        "y": [y for *_, y in front],
-        "line": {"shape": "hv", "color": "@best", "width": 2},
-        "hoverinfo": "skip",
-    }
-
-
-def _cost_axis(costs: Sequence[float], *, doubling: bool) -> Figure:
-    """A log axis where the values span much, with ticks 1, 2, 4, 8 or 1, 2, 5, 10."""
-    low, high = min(costs, default=1.0), max(costs, default=1.0)
-    if low <= 0 or high / low < 5:
-        return {"nticks": 6}
-    steps = [2.0**n for n in range(-4, 20)] if doubling else [m * 10.0**n for n in range(-2, 6) for m in (1, 2, 5)]
-    ticks = [step for step in steps if low * 0.95 <= step <= high * 1.05]
-    return {"type": "log", "tickvals": ticks, "ticktext": [f"{tick:g}" for tick in ticks]}
-
-
-def _axis_range(values: Sequence[float], always: Sequence[float]) -> Figure:
+def axis_range(values: Sequence[float], always: Sequence[float]) -> Figure:
+    """The range of an axis, as part of it; nothing without values."""
     shown = shown_range(values, always)
     return {} if shown is None else {"range": list(shown)}
 
 
 def curves(view: SearchView) -> Variants:
-    """val_loss after each epoch of every trial, both bounds, rungs, and where the scheduler stopped trials."""
-    values, shapes, notes = bounds(view)
+    """val_loss after each epoch of every trial, what to hold it against, rungs, and where trials were stopped."""
+    values, shapes, notes = references(view)
     crowded = len(view.scored) > 60
     drawn = _within(view.drawn, MOST_CURVE_POINTS)
     data = [_curve_group(view, drawn, group, crowded) for group in ("failed", "stopped", "running", "finished")]
@@ -211,7 +158,7 @@ def curves(view: SearchView) -> Variants:
     last_epoch = max((t.record.epoch for t in view.scored), default=1)
     layout = {
         "xaxis": {"title": {"text": "epoch"}, "range": [0.5, last_epoch + 0.5], "dtick": max(1, last_epoch // 10)},
-        "yaxis": {"title": {"text": "val_loss, nats per token"}, **_axis_range(every, values)},
+        "yaxis": {"title": {"text": "val_loss, nats per token"}, **axis_range(every, values)},
         "shapes": shapes,
         "annotations": notes,
     }
@@ -306,7 +253,7 @@ def best_over_time(view: SearchView) -> Variants:
     }
     layout = {
         "xaxis": {"title": {"text": f"{unit} of search"}, "range": [0, end * 1.01 or 1]},
-        "yaxis": {"title": {"text": "val_loss, nats per token"}, **_axis_range(y, [])},
+        "yaxis": {"title": {"text": "val_loss, nats per token"}, **axis_range(y, [])},
         "shapes": [_upright(at / scale, "dot") for at in view.clock.resumed_at],
         "annotations": [_top_note(at / scale, "resumed") for at in view.clock.resumed_at],
     }
@@ -327,7 +274,8 @@ def timeline(view: SearchView) -> tuple[Variants, int]:
     """When each trial ran on which slot, over search time; and the number of slots."""
     scale, unit = time_unit(view.history.seconds)
     attempts = sorted(
-        ((a.started, t.number, t, a) for t in view.trials for a in t.record.attempts), key=lambda x: x[:2]
+        ((a.started, t.number, t, a) for t in (*view.trials, *view.extras) for a in t.record.attempts),
+        key=lambda x: x[:2],
     )
     bars = [(t, a) for *_, t, a in attempts[-MOST_DRAWN:]]
     spans = [(view.clock.at(a.started), view.clock.at(_end(view, t, a.last_seen))) for t, a in bars]
@@ -371,7 +319,7 @@ def _bars(
         "y": [slot for _, _, slot in rows],
         "base": [start / scale for _, (start, _), _ in rows],
         "x": [(end - start) / scale for _, (start, end), _ in rows],
-        "text": [str(t.number) for t, _, _ in rows],
+        "text": [t.label for t, _, _ in rows],
         "textposition": "inside",
         "insidetextanchor": "middle",
         "textangle": 0,

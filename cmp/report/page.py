@@ -1,7 +1,7 @@
 """report.html: one file that opens offline and says what a search found.
 
 `search` calls `write_page` while it runs and at the end; `python -m cmp report FOLDER` does the same by hand. Reads
-space.yaml, journal.jsonl, best/examples.json and best/answers.json, nothing else.
+space.yaml, journal.jsonl, test.json, best/examples.json and best/answers.json, nothing else.
 """
 
 import json
@@ -10,15 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from cmp.objects import is_url
-from cmp.report import answer, example_cards, figures, method, sections, setting_figures, trials_table
+from cmp.report import answer, example_cards, figures, lost, method, sections, setting_figures, trials_table
 from cmp.report.figures import Figure, Variants
 from cmp.report.numbers import shortened
 from cmp.report.text import Markup, escape
+from cmp.report.tradeoff_figures import tradeoff
 from cmp.report.view import SearchView, build
 from cmp.results.examples import ExampleSet, load_examples
 from cmp.results.folder import ResultsFolder
 from cmp.results.history import History
 from cmp.results.journal import each_event
+from cmp.results.scores import load_scores
 from cmp.results.space_file import read_space_file
 from cmp.results.written import ANSWERS, load_written
 from cmp.space.space import Space
@@ -55,7 +57,7 @@ def write_page(folder: Path, history: History | None = None) -> Path:
     results = ResultsFolder(Path(folder))
     plain_space = read_space_file(results.space)
     history = history or History.from_events(each_event(results.journal))
-    view = build(history, Space.from_dict(plain_space, results.space))
+    view = build(history, Space.from_dict(plain_space, results.space), load_scores(results.test_scores))
     page = render(view, plain_space, load_examples(results.best / "examples.json"), results)
     with replacing(results.report) as temporary, temporary.open("w", encoding="utf-8", errors="replace") as file:
         file.writelines(page)
@@ -75,7 +77,7 @@ def render(
     facts = {
         "reload": RELOAD_SECONDS if running else None,
         "plots": {key: {name: _lighter(figure) for name, figure in plot.items()} for key, plot in plots.items()},
-        "trials": {t.number: figures.hover(t) for t in view.trials if t.number in shown},
+        "trials": {t.number: figures.hover(view, t) for t in (*view.trials, *view.extras) if t.number in shown},
     }
     head = f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>
@@ -117,7 +119,7 @@ def _body(
     blocks = [
         f'<section id="{key}"><h2>{escape(title)}</h2>{content}</section>' for key, title, content in parts if content
     ]
-    return answer.header(view, [(key, title) for key, title, _ in parts]) + "\n".join(blocks)
+    return answer.header(view, [(key, title) for key, title, content in parts if content]) + "\n".join(blocks)
 
 
 def _typed(view: SearchView, results: ResultsFolder) -> str | None:
@@ -132,16 +134,18 @@ def _typed(view: SearchView, results: ResultsFolder) -> str | None:
 
 def _files(results: ResultsFolder) -> list[str]:
     """What lies beside the page and is worth opening."""
-    paths = (results.journal, results.space, results.trials_csv, results.results_parquet)
+    paths = (results.journal, results.space, results.trials_csv, results.results_parquet, results.test_scores)
+    folders = (results.best, results.front)
     names = [path.name for path in paths if path.exists()]
-    return [*names, "best/"] if results.best.exists() else names
+    return names + [f"{path.name}/" for path in folders if path.exists()]
 
 
 def _plotted(view: SearchView, plots: dict[str, Variants]) -> list[tuple[str, str, Markup]]:
     found = setting_figures.ranked_settings(view)
     timeline, n_slots = figures.timeline(view)
-    plots["tradeoff-positions"] = figures.tradeoff(view, "positions")
-    plots["tradeoff-ratio"] = figures.tradeoff(view, "ratio")
+    plots["tradeoff-positions"] = tradeoff(view, "positions")
+    if sections.ratio_says_more(view):
+        plots["tradeoff-ratio"] = tradeoff(view, "ratio")
     plots["curves"] = figures.curves(view)
     if found:
         plots["importance"] = setting_figures.importance_bars(found)
@@ -153,6 +157,7 @@ def _plotted(view: SearchView, plots: dict[str, Variants]) -> list[tuple[str, st
     plots["timeline"] = timeline
     return [
         ("tradeoff", "Trade-off", sections.tradeoff(view)),
+        ("lost", "What is lost", lost.lost(view)),
         ("curves-section", "Learning curves", sections.curves(view)),
         ("settings", "What mattered", sections.importance(view, found)),
         ("course", "The search over time", sections.course(view, n_slots)),

@@ -15,31 +15,62 @@ def plot(key: str, height: int, *, label: str, kind: str = "") -> Markup:
     )
 
 
+def ratio_says_more(view: SearchView) -> bool:
+    """Whether compression ratios are worth a plot of their own: contexts of one length have as many as positions."""
+    return "cmp_len" in view.domains
+
+
 def tradeoff(view: SearchView) -> Markup:
-    """Two plots with a switch for their vertical axis, and the best compressor for each number of positions."""
-    switch = (
-        '<div class="switch" role="group" aria-label="vertical axis" data-plots="tradeoff-positions tradeoff-ratio">'
-        '<button data-variant="val_loss" aria-pressed="true">val_loss</button>'
-        '<button data-variant="recovered" aria-pressed="false">recovered</button></div>'
-    )
+    """Plots with a switch for their vertical axis, and the best compressor for each number of positions."""
+    plots = plot("tradeoff-positions", 420, label="quality against number of positions")
+    keys = "tradeoff-positions"
+    if ratio_says_more(view):
+        plots = (
+            f'<div class="pair">{plots}{plot("tradeoff-ratio", 420, label="quality against compression ratio")}</div>'
+        )
+        keys += " tradeoff-ratio"
     front = set(view.front)
     trials = {trial.number: trial for trial in view.trials}
     rows = "".join(_front_row(view, trials[point.trial], point, point in front) for point in view.prices)
-    head = "<th>positions</th><th>vectors</th><th>ratio</th><th>val_loss</th><th>recovered</th><th>trial</th>"
-    head += "".join(f"<th>{escape(name)}</th>" for name in view.domains if name != "n_cmps")
+    head = "".join(f"<th>{escape(name)}</th>" for name in _front_columns(view))
     some = ""
     if len(view.drawn) < len(view.scored):
         some = f" (drawn are the best {text.count(MOST_DRAWN // 2)} of {text.count(len(view.scored))} and some others)"
     return f"""<p>Each point is a trial{some}. Its price is its positions: what the decoder reads in the context's
-place, vectors and kept tokens. The line is the Pareto front: nothing better was found at that price.
-{_searched_for(view)}</p>
-{switch}
-<div class="pair">{plot("tradeoff-positions", 360, label="quality against number of positions")}
-{plot("tradeoff-ratio", 360, label="quality against compression ratio")}</div>
+place, vectors and kept tokens. {_line_to_beat(view)}The staircase is the Pareto front: nothing better was found at that
+price. {_searched_for(view)}</p>
+{_switch(view, keys)}{plots}
 <h3>Best compressor for each number of positions</h3>
 <div class="scroll"><table class="front"><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>
 <p class="note">Bold rows are on the front: nothing with fewer positions is better. Each of them is a folder in
-front/.</p>"""
+front/.{TEST_NOTE if view.tested else ""}</p>"""
+
+
+TEST_NOTE = """ All numbers are of validation documents but those called test, which have 95 % intervals; rows without
+were not scored there."""
+
+
+def _switch(view: SearchView, keys: str) -> Markup:
+    curve = view.text_curve
+    names = ["val_loss", *(["gain"] if curve is not None and curve.text_helps else []), "recovered"]
+    buttons = "".join(
+        f'<button data-variant="{name}" aria-pressed="{str(name == "val_loss").lower()}">{name}</button>'
+        for name in names
+    )
+    return f'<div class="switch" role="group" aria-label="vertical axis" data-plots="{keys}">{buttons}</div>'
+
+
+def _line_to_beat(view: SearchView) -> str:
+    """What the text curves in the plot are."""
+    dashed = "the dashed line is the model as it is with that many of the last tokens as plain text"
+    if view.trained_curve is not None:
+        return (
+            "The solid line is what plain text does at the same price, by the text control: points under it win. "
+            f"{dashed.capitalize()}. "
+        )
+    if view.plain_curve is not None:
+        return f"{dashed.capitalize()}; it does not know the text as the trials do, so points under it win too easily. "
+    return ""
 
 
 def _searched_for(view: SearchView) -> str:
@@ -49,29 +80,56 @@ def _searched_for(view: SearchView) -> str:
     return "The search looked for the lowest val_loss alone; which point is worth its price is for the reader to say."
 
 
+def _front_columns(view: SearchView) -> list[str]:
+    worth = ["worth", "gain"] if view.text_curve is not None else []
+    test = ["test loss", "test gain"] if view.tested is not None else []
+    others = [name for name in view.domains if name != "n_cmps"]
+    return ["positions", "vectors", "ratio", "val_loss", *worth, *test, "recovered", "trial", *others]
+
+
 def _front_row(view: SearchView, trial: TrialView, point: Point, on_front: bool) -> Markup:
     report = point.report(trial.best or {})
-    others = [view.of(trial, name) for name in view.domains if name != "n_cmps"]
-    part = f" (first {point.n_cmps} vectors)" if point.is_prefix else ""
-    cells = [
-        str(point.positions),
-        str(point.positions - point.kept),
-        text.ratio(report.get("compression_ratio")),
-        text.loss(point.val_loss),
-        text.percent(report.get("recovered")),
-        f'<a href="#trial-{trial.number}">{trial.number}</a>{part}',
-        *(escape(text.setting(value)) for value in others),
-    ]
+    worth = view.history.worth_of(report)
+    part = f" (first {point.n_cmps})" if point.is_prefix else ""
+    tested = None if view.scores is None else view.scores.find(point.candidate)
+    gain = None if tested is None else tested.gain
+    cells = {
+        "positions": str(point.positions),
+        "vectors": str(point.positions - point.kept),
+        "ratio": text.ratio(report.get("compression_ratio")),
+        "val_loss": text.loss(point.val_loss),
+        "worth": text.fixed(None if worth is None else worth.tokens, 1),
+        "gain": text.fixed(None if worth is None else worth.gain, 2),
+        "test loss": text.loss(None if tested is None else tested.loss.value),
+        "test gain": "–" if gain is None else f"{gain.value:.2f} <small>{gain.low:.2f} to {gain.high:.2f}</small>",
+        "recovered": text.percent(report.get("recovered")),
+        "trial": f'<a href="#trial-{trial.number}">{trial.number}</a>{part}',
+    }
+    cells |= {name: escape(text.setting(view.of(trial, name))) for name in view.domains}
     kind = ' class="on"' if on_front else ""
-    return f"<tr{kind}>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
+    return f"<tr{kind}>" + "".join(f"<td>{cells[name]}</td>" for name in _front_columns(view)) + "</tr>"
 
 
 def curves(view: SearchView) -> Markup:
     """Learning curves with a sentence on what is drawn."""
     rungs = ", ".join(str(rung) for rung in view.space.rungs)
     rule = f"At each rung (epoch {rungs}) a trial goes on only if it is among the best of those that came as far. "
-    words = f"{rule if rungs else ''}{_agreements(view)}Dashed lines are the two bounds."
+    words = f"{rule if rungs else ''}{_agreements(view)}{_levels(view)}"
     return f"<p>{words}</p>" + plot("curves", 420, label="learning curves")
+
+
+def _levels(view: SearchView) -> str:
+    """What the dashed lines are."""
+    if view.text_curve is None:
+        return "Dashed lines are the two bounds."
+    at = (
+        ""
+        if view.best_point is None
+        else f", and the last {text.plural(view.best_point.positions, 'token')} as plain text"
+    )
+    if view.trained_curve is None:
+        return f"Dashed lines are the model as it is, without and with the context{at}."
+    return f"Dashed lines are the model without and with the context, and adapted to the text: without any{at}."
 
 
 def _agreements(view: SearchView) -> str:

@@ -17,6 +17,11 @@ def loss(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
 
 
+def fixed(value: float | None, digits: int) -> str:
+    """A number with so many decimals."""
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
 def percent(value: float | None) -> str:
     """A share as whole percent, with a true minus; one decimal below 10 %."""
     if value is None:

@@ -7,15 +7,19 @@ looks is decided elsewhere.
 import itertools
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from cmp.report.numbers import thinned
 from cmp.results.agreement import order_agreement
+from cmp.results.controls import Reading, readings_on_test, readings_on_validation, worth_caveat
+from cmp.results.finalists import Finalist, finalists
 from cmp.results.front import Front, Point, best_point, points_of
-from cmp.results.history import History, TrialRecord, is_finite
+from cmp.results.history import CONTROL, History, TrialRecord, is_finite
+from cmp.results.scores import CompressorScores, SplitScores
+from cmp.results.worth import TextCurve, Worth
 from cmp.space.domains import Choice, Domain, LogInt, LogUniform
 from cmp.space.space import Space
 
@@ -47,6 +51,19 @@ class TrialView:
     def number(self) -> int:
         """The trial's number."""
         return self.record.number
+
+    @property
+    def label(self) -> str:
+        """As people call it, in few letters: its number, the text control by what it is, a finalist by its seed too."""
+        record = self.record
+        if record.role == "search":
+            return str(record.number)
+        return "text" if record.role == "control" else f"{record.of} seed {record.seed}"
+
+    @property
+    def name(self) -> str:
+        """The same in words."""
+        return "the text control" if self.record.role == "control" else f"trial {self.label}"
 
     @cached_property
     def points(self) -> list[tuple[float, dict[str, Any]]]:
@@ -116,6 +133,8 @@ class SearchView:
     Args:
         state: `empty`, `running`, `lost` (its process is gone without a word), `interrupted` or `completed`.
         space: the resolved space.
+        extras: the text control and finalists under other seeds, in the order in which they were suggested.
+        scores: on documents that decided nothing, where the search has them.
     """
 
     history: History
@@ -123,6 +142,8 @@ class SearchView:
     space: Space
     trials: tuple[TrialView, ...]
     clock: Clock
+    extras: tuple[TrialView, ...] = ()
+    scores: SplitScores | None = None
 
     @property
     def name(self) -> str:
@@ -192,6 +213,62 @@ class SearchView:
             return {}
         return self.best_point.report(self.best.best or {})
 
+    @property
+    def control(self) -> TrialView | None:
+        """The text control."""
+        return next((t for t in self.extras if t.number == CONTROL), None)
+
+    @property
+    def text_curve(self) -> TextCurve | None:
+        """What plain text does, on validation documents."""
+        return self.history.text_curve
+
+    @property
+    def trained_curve(self) -> TextCurve | None:
+        """The same where it is the text control's."""
+        return self.text_curve if self.text_curve is not None and self.text_curve.trained else None
+
+    @property
+    def plain_curve(self) -> TextCurve | None:
+        """What plain text does for the model as it is."""
+        return self.history.plain_curve
+
+    @property
+    def caveat(self) -> str | None:
+        """What is wrong with worth, if anything."""
+        return worth_caveat(self.space, self.history)
+
+    @cached_property
+    def tested(self) -> CompressorScores | None:
+        """The test scores of the best compressor; None where there are none, or of an earlier best only."""
+        if self.scores is None or not self.scores.compressors or self.best_point is None:
+            return None
+        first = self.scores.compressors[0]
+        return first if first.candidate == self.best_point.candidate else None
+
+    @property
+    def best_worth(self) -> Worth | None:
+        """What the best compressor is worth, on test where it was scored there."""
+        return self.history.worth_of(self.best_report) if self.tested is None else self.tested.worth
+
+    @property
+    def readings(self) -> list[Reading]:
+        """The best compressor beside its controls, on test where it was scored there; none before there is a best."""
+        if self.best_point is None:
+            return []
+        if self.scores is not None and self.tested is not None:
+            return readings_on_test(self.scores, self.tested)
+        return readings_on_validation(self.history, self.best_report, self.best_point.candidate)
+
+    @cached_property
+    def finalists(self) -> list[Finalist]:
+        """The best trials under several seeds."""
+        return finalists(self.history)
+
+    def worth(self, trial: TrialView) -> Worth | None:
+        """What a trial's best epoch is worth, by the numbers that it was selected on."""
+        return None if trial.best is None or trial.number == CONTROL else self.history.worth_of(trial.best)
+
     def count(self, group: str) -> int:
         """How many trials belong to one of `OUTCOMES`."""
         return sum(t.group == group for t in self.trials)
@@ -246,20 +323,21 @@ class SearchView:
         """What the decoder reads in the context's place: vectors and kept tokens."""
         return self.space.settings_of(trial.record.settings).positions
 
-    def vectors(self, trial: TrialView) -> int:
-        """Number of memory vectors of a trial."""
-        return int(self.of(trial, "n_cmps"))
 
-
-def build(history: History, space: Space) -> SearchView:
-    """What the page shows of a history and the space that it searched."""
+def build(history: History, space: Space, scores: SplitScores | None = None) -> SearchView:
+    """What the page shows of a history, the space that it searched, and scores on the test split."""
     state = _state(history)
-    trials = tuple(
-        TrialView(record, _planned_loops({**space.fixed, **record.settings}), state == "running")
-        for _, record in sorted(history.trials.items())
-    )
+
+    def views(records: Iterable[TrialRecord]) -> tuple[TrialView, ...]:
+        return tuple(
+            TrialView(record, _planned_loops({**space.fixed, **record.settings}), state == "running")
+            for record in records
+        )
+
+    trials = views(history.trials[number] for number in sorted(history.trials))
+    extras = views(history.extras[number] for number in sorted(history.extras, reverse=True))
     clock = Clock(tuple((session.started, session.seen) for session in history.sessions))
-    return SearchView(history, state, space, trials, clock)
+    return SearchView(history, state, space, trials, clock, extras, scores)
 
 
 def _planned_loops(settings: Mapping[str, Any]) -> int:

@@ -4,12 +4,14 @@ it: one row for each way of reading a context, from no context at all to the who
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from cmp.results.history import History
 from cmp.results.scores import Candidate, CompressorScores, Interval, SplitScores
 from cmp.results.worth import TextCurve
 from cmp.space.space import Space
+
+Kind = Literal["no context", "adapted", "swapped", "mean", "text", "own", "full context"]
 
 
 @dataclass(frozen=True)
@@ -17,16 +19,16 @@ class Reading:
     """One way of reading a context before the target.
 
     Args:
-        read: what is read, in words.
+        kind: which one.
+        read: the same in words.
         loss: nats per target token.
         interval: of the loss, where it is known.
-        own: whether it is the compressor itself.
     """
 
+    kind: Kind
     read: str
     loss: float
     interval: Interval | None = None
-    own: bool = False
 
 
 def readings_on_test(scores: SplitScores, tested: CompressorScores) -> list[Reading]:
@@ -73,20 +75,16 @@ def _readings(
     text = None if curve is None else curve.loss(candidate.positions)
     tokens = "token" if candidate.positions == 1 else f"{candidate.positions} tokens"
     whose = "" if curve is None or curve.trained else ", the model untrained"
-    found: list[tuple[str, _Loss]] = [
-        ("the model without the context", (bounds[0], None)),
-        (f"the adapted model {_text_words(candidate.kept)}, without any memory", (adapted, None)),
-        ("with the memory of another document", swapped),
-        ("with one constant memory, the mean", mean),
-        (f"plain text at the same price, the last {tokens}{whose}", (text, None)),
-        ("its own memory", own),
-        ("the model with the whole context", (bounds[1], None)),
+    found: list[tuple[Kind, str, _Loss]] = [
+        ("no context", "the model without the context", (bounds[0], None)),
+        ("adapted", f"the adapted model {_text_words(candidate.kept)}, without any memory", (adapted, None)),
+        ("swapped", "with the memory of another document", swapped),
+        ("mean", "with one constant memory, the mean", mean),
+        ("text", f"plain text at the same price, the last {tokens}{whose}", (text, None)),
+        ("own", "its own memory", own),
+        ("full context", "the model with the whole context", (bounds[1], None)),
     ]
-    return [
-        Reading(words, loss, interval, own=words == "its own memory")
-        for words, (loss, interval) in found
-        if loss is not None
-    ]
+    return [Reading(kind, words, loss, interval) for kind, words, (loss, interval) in found if loss is not None]
 
 
 def _text_words(kept: int) -> str:

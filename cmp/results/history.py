@@ -178,6 +178,11 @@ class History:
         """What plain text does: the text control's curve, the backbone's own until that is there; None before any."""
         return self._curves.best
 
+    @property
+    def plain_curve(self) -> TextCurve | None:
+        """What plain text does for the backbone as it is; None before any report has it."""
+        return self._curves.plain
+
     def worth_of(self, report: Mapping[str, Any]) -> Worth | None:
         """What the compressor of a report is worth in plain text; None where that is not known (yet)."""
         return self._curves.worth_of(report)

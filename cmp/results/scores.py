@@ -136,10 +136,9 @@ class SplitScores:
         """The text curve that worth is read off."""
         return TextCurve.from_losses(self.text_curve, trained=self.trained)
 
-    def of(self, trial: int) -> CompressorScores | None:
-        """The scores of a trial with all its vectors, where it was scored."""
-        mine = [found for found in self.compressors if found.candidate.trial == trial]
-        return max(mine, key=lambda found: found.candidate.vectors, default=None)
+    def find(self, candidate: Candidate) -> CompressorScores | None:
+        """The scores of one compressor, where it was scored."""
+        return next((found for found in self.compressors if found.candidate == candidate), None)
 
 
 @dataclass(frozen=True)

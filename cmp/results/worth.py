@@ -120,6 +120,11 @@ class TextCurves:
         """The curve to read worth off."""
         return self._trained or self._own
 
+    @property
+    def plain(self) -> TextCurve | None:
+        """The backbone's own."""
+        return self._own
+
     def take(self, report: Mapping[str, Any]) -> bool:
         """Keep what a report says of plain text, of the backbone's own curves that of the longest context.
 

@@ -145,8 +145,9 @@ def scores_of(
     read = {"no context": "no_context", "memory": main}
     if len(plain) > 1:
         read["text at equal positions"] = f"{'text' if text else 'plain'} {equal}"
+    settings = replace(first.settings, n_cmps=_vectors(next(iter(compressors)), first))
     kinds = losses_by_kind(sums, {**read, "full context": "full_context"})
-    return replace(scores, kinds=kinds, costs=asdict(costs_of(first.backbone, first.settings)))
+    return replace(scores, kinds=kinds, costs=asdict(costs_of(first.backbone, settings)))
 
 
 def _data(compressor: Compressor, context_len: int, window: Window) -> TrialData:

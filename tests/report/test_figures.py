@@ -7,11 +7,13 @@ from typing import Any
 import pytest
 
 from cmp.report import figures, setting_figures
+from cmp.report.tradeoff_figures import ADAPTED, BARE, tradeoff
 from cmp.report.view import SearchView, build
 from cmp.results.history import History
 from cmp.results.journal import read_events
 from cmp.results.space_file import read_space_file
 from cmp.space.space import Space
+from tests.report.honest import plain_loss, text_loss
 
 
 def view_of(folder: Path) -> SearchView:
@@ -47,10 +49,92 @@ def test_the_trade_off_has_one_point_per_trial_at_its_best_loss(
 ) -> None:
     folder = results(kind)
 
-    traces = named(figures.tradeoff(view_of(folder), against)["val_loss"], *OUTCOMES)
+    traces = named(tradeoff(view_of(folder), against)["val_loss"], *OUTCOMES)
 
     shown = {n: y for trace in traces for n, y in zip(trace["customdata"], trace["y"], strict=True)}
     assert shown == lowest_losses(folder)
+
+
+def test_plain_text_at_the_same_price_is_the_line_to_beat(results: Callable[[str], Path]) -> None:
+    view = view_of(results("tested"))
+    prices = [point.positions for point, _ in view.points]
+
+    found = tradeoff(view, "positions")
+
+    (adapted,), (bare,) = named(found["val_loss"], ADAPTED), named(found["val_loss"], BARE)
+    assert adapted["x"] == bare["x"] == [1, 2, 4, 8, 16, 20]
+    assert (min(prices), max(prices)) == (1, 20)
+    assert adapted["y"][:5] == pytest.approx([text_loss(k) for k in (1, 2, 4, 8, 16)])
+    assert bare["y"][:5] == pytest.approx([plain_loss(k) for k in (1, 2, 4, 8, 16)])
+    assert "dash" not in adapted["line"] and bare["line"]["dash"] == "dash"
+    low, high = found["val_loss"]["layout"]["yaxis"]["range"]
+    assert low < min(adapted["y"]) and max(adapted["y"]) < high
+    (gain_line,) = found["gain"]["layout"]["shapes"]
+    assert gain_line["y0"] == 1.0
+    assert not named(found["gain"], ADAPTED)
+
+
+def test_points_under_the_line_are_those_with_a_gain_above_one(results: Callable[[str], Path]) -> None:
+    view = view_of(results("tested"))
+    found, curve = tradeoff(view, "positions"), view.text_curve
+    assert curve is not None
+
+    losses, gains = (named(found[name], *OUTCOMES) for name in ("val_loss", "gain"))
+    points = [
+        (loss < curve.loss(x), gain > 1)
+        for by_loss, by_gain in zip(losses, gains, strict=True)
+        for x, loss, gain in zip(by_loss["x"], by_loss["y"], by_gain["y"], strict=True)
+    ]
+
+    assert {under for under, _ in points} == {True, False}
+    assert all(under == above for under, above in points)
+
+
+def test_a_nested_trial_is_a_line_through_all_its_numbers_of_vectors(results: Callable[[str], Path]) -> None:
+    folder = results("tested")
+    view = view_of(folder)
+
+    (trace,) = named(tradeoff(view, "positions")["val_loss"], "part of a nested memory")
+
+    nested = {t.number: t for t in view.trials if t.best and t.best["nested"] and not t.failed}
+    expected = {
+        (number, float(size) + t.record.settings["keep_len"], loss)
+        for number, t in nested.items()
+        for size, loss in [*(t.best or {})["nested"].items(), (t.record.settings["n_cmps"], t.loss)]
+    }
+    drawn = list(zip(trace["customdata"], trace["x"], trace["y"], strict=True))
+    assert {point for point in drawn if point[1] is not None} == expected
+    assert sum(x is None for x in trace["x"]) == len(nested)
+    for (one, x, _), (other, after, _) in itertools.pairwise(drawn):
+        assert None in (x, after) or (one == other and x < after)
+
+
+@pytest.mark.parametrize(
+    ("kind", "names"), [("no-control", [BARE]), ("typical", []), ("useless-text", [BARE, ADAPTED])]
+)
+def test_the_text_lines_are_those_that_the_search_has(
+    results: Callable[[str], Path], kind: str, names: list[str]
+) -> None:
+    found = tradeoff(view_of(results(kind)), "positions")
+
+    assert [trace["name"] for trace in named(found["val_loss"], BARE, ADAPTED)] == names
+    assert ("gain" in found) == (kind == "no-control")
+
+
+def test_learning_curves_lie_beside_the_adapted_model_and_text_at_the_bests_price(
+    results: Callable[[str], Path],
+) -> None:
+    view = view_of(results("tested"))
+    assert view.text_curve is not None and view.best_point is not None
+
+    layout = figures.curves(view)["val_loss"]["layout"]
+
+    levels = {shape["y0"] for shape in layout["shapes"] if shape.get("xref") == "paper"}
+    labels = [note["text"] for note in layout["annotations"]]
+    assert {text_loss(0), view.text_curve.loss(view.best_point.positions)} <= levels
+    assert "adapted, no text 1.950" in labels
+    assert any(label.startswith("20 tokens of text ") for label in labels)
+    assert layout["yaxis"]["range"][0] < text_loss(0) < layout["yaxis"]["range"][1]
 
 
 def test_learning_curves_hold_every_report_of_the_journal(results: Callable[[str], Path]) -> None:
@@ -102,6 +186,20 @@ def test_the_timeline_has_a_bar_per_attempt_and_no_two_overlap_on_a_slot(results
     assert all(a[0] != b[0] or a[2] <= b[1] + 1e-9 for a, b in itertools.pairwise(bars))
 
 
+def test_the_text_control_and_finalists_are_on_the_timeline_too(results: Callable[[str], Path]) -> None:
+    view = view_of(results("tested"))
+
+    variants, _ = figures.timeline(view)
+
+    shown = {text for trace in variants["slots"]["data"] for text in trace["text"]}
+    assert {"text", "8 seed 1", "8 seed 2", "0", "11"} <= shown
+    assert {-1, -2} <= figures.trials_in([variants])
+    assert figures.hover(view, view.extras[0]).startswith("<b>the text control</b> · finished")
+    assert "worth " not in figures.hover(view, view.extras[0])
+    best = next(t for t in view.trials if t is view.best)
+    assert "tokens of text at 20 positions · gain 1.1" in figures.hover(view, best)
+
+
 def test_a_slice_places_choices_by_name_and_numbers_by_value(results: Callable[[str], Path]) -> None:
     view = view_of(results("typical"))
 
@@ -135,10 +233,12 @@ def test_parallel_coordinates_hold_every_scored_trial_and_end_with_the_best(resu
     assert view.best is not None and set(figure["data"][-1]["customdata"]) == {view.best.number}
 
 
-@pytest.mark.parametrize("kind", ["one", "failed", "typical", "harmful", "many"])
+@pytest.mark.parametrize(
+    "kind", ["one", "failed", "typical", "harmful", "many", "tested", "control-running", "useless-text"]
+)
 def test_figures_are_plain_json_without_nan(results: Callable[[str], Path], kind: str) -> None:
     view = view_of(results(kind))
-    drawn = [figures.tradeoff(view, "ratio"), figures.curves(view), figures.best_over_time(view)]
+    drawn = [tradeoff(view, "positions"), tradeoff(view, "ratio"), figures.curves(view), figures.best_over_time(view)]
     drawn += [setting_figures.slice_plot(view, name) for name in view.domains]
 
     json.dumps([drawn, figures.timeline(view), setting_figures.parallel(view)], allow_nan=False)

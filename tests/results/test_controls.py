@@ -43,7 +43,7 @@ def test_every_way_of_reading_has_its_row_from_no_context_to_all_of_it() -> None
         ("its own memory", 1.7),
         ("the model with the whole context", FULL_CONTEXT + 0.01),
     ]
-    assert [row.read for row in rows if row.own] == ["its own memory"]
+    assert [row.kind for row in rows[4:]] == ["text", "own", "full context"]
     assert rows[5].interval == scores.compressors[0].loss
 
 

@@ -146,9 +146,6 @@
     if (memory.sort && memory.sort[0] < table.tHead.rows[0].cells.length) sortBy(...memory.sort);
     if (memory.filter) filterBy((filter.value = memory.filter));
   }
-  document.querySelectorAll(".gauge .mark").forEach((mark) => {
-    if (parseFloat(mark.style.left) > 60) mark.classList.add("left");
-  });
 
   // -- time and reloading ------------------------------------------------------------------------------------------
   const updated = document.getElementById("updated"), reload = document.getElementById("reload");

@@ -181,7 +181,7 @@ def _tested_lines(scores: SplitScores, tested: CompressorScores) -> list[str]:
 
 
 def _reading_line(reading: Reading) -> str:
-    interval = "" if reading.interval is None or not reading.own else f" ({_range(reading.interval, 4)})"
+    interval = "" if reading.interval is None or reading.kind != "own" else f" ({_range(reading.interval, 4)})"
     return f"    {reading.loss:.4f}  {reading.read}{interval}"
 
 
