@@ -91,7 +91,7 @@ def _table(readings: list[Reading]) -> Markup:
     losses = {row.kind: row.loss for row in readings}
     bounds = losses.get("no context"), losses.get("full context")
     rows = "".join(_row(row, min(losses.values()), max(losses.values()), bounds) for row in readings)
-    head = '<th class="t">what the model reads before the target</th><th>loss</th>'
+    head = '<th class="t">read before the target</th><th>loss</th>'
     head += '<th class="wide" aria-hidden="true"></th><th>recovered</th>'
     table = f'<table class="ladder"><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>'
     return f'<div class="scroll">{table}</div>'

@@ -18,7 +18,7 @@ Report = dict[str, Any]
 Quality = Callable[[Report], float | None]
 """What a compressor is good for, from its numbers; None where it is not known."""
 
-ADAPTED, BARE = "plain text, adapted model", "plain text, bare model"
+ADAPTED, BARE = "text, adapted model", "text, bare model"
 """The lines to beat: the text control's curve, and the untrained model's."""
 
 
@@ -38,7 +38,7 @@ class _Axis:
 
 
 _AXES = {
-    "positions": _Axis("positions, vectors and kept tokens (fewer is cheaper)", lambda positions, _: positions, True),
+    "positions": _Axis("positions (fewer is cheaper)", lambda positions, _: positions, True),
     "ratio": _Axis("compression ratio (more is cheaper)", lambda _, r: float(r.get("compression_ratio") or 0.0), False),
 }
 
@@ -175,7 +175,7 @@ def _nested(view: SearchView, made: Sequence[tuple[Point, float, float]]) -> Fig
     return {
         "type": "scatter",
         "mode": "lines+markers",
-        "name": "part of a nested memory",
+        "name": "nested, in part",
         "x": [x for _, x, _ in rows],
         "y": [y for _, _, y in rows],
         "customdata": [number for number, _, _ in rows],

@@ -94,7 +94,7 @@ def test_a_nested_trial_is_a_line_through_all_its_numbers_of_vectors(results: Ca
     folder = results("tested")
     view = view_of(folder)
 
-    (trace,) = named(tradeoff(view, "positions")["val_loss"], "part of a nested memory")
+    (trace,) = named(tradeoff(view, "positions")["val_loss"], "nested, in part")
 
     nested = {t.number: t for t in view.trials if t.best and t.best["nested"] and not t.failed}
     expected = {
