@@ -15,9 +15,15 @@ DEFINITIONS: dict[str, tuple[str, str]] = {
     "full_context_loss": ("nats per token", "the backbone with the uncompressed context, on the same target tokens"),
     "recovered": (
         "",
-        "(no_context_loss - val_loss) / (no_context_loss - full_context_loss): 0 = useless, 1 = as good as the text",
+        "(no_context_loss - val_loss) / (no_context_loss - full_context_loss): 0 = useless, 1 = as good as the text; "
+        "adaptation to the kind of text counts in it",
     ),
-    "compression_ratio": ("", "context tokens per memory vector"),
+    "positions": ("", "what the decoder reads in the context's place: vectors, and tokens that stay text"),
+    "swapped_loss": (
+        "nats per token",
+        "val_loss after the memory of another document: what its content is worth lacks",
+    ),
+    "compression_ratio": ("", "context tokens per position"),
     "val_acc": ("", "share of target tokens that were the most likely one"),
     "val_top5": ("", "share of target tokens among the five most likely"),
     "val_rmb_loss": ("nats per token", "cross-entropy of the context itself, read back from the memory"),
@@ -28,37 +34,79 @@ DEFINITIONS: dict[str, tuple[str, str]] = {
     "tokens": ("", "tokens trained on until then, context and target"),
     "seconds": ("s", "training time until then"),
 }
-NUMBERS_NOTE = "All losses are teacher-forced means over kept target tokens of the validation documents."
+NUMBERS_NOTE = (
+    "All losses are teacher-forced means over kept target tokens of the validation documents. These chose the epoch "
+    "and the trial, so that its numbers flatter it."
+)
 
 
 def model_card(
     settings: TrialSettings,
     backbone: BackboneId,
     trial: int | None,
-    metrics: Mapping[str, float | None],
+    metrics: Mapping[str, Any],
     window: Mapping[str, int],
     data: Mapping[str, Any],
+    *,
+    n_cmps: int | None = None,
+    headline: str | None = None,
+    tests: str | None = None,
 ) -> str:
-    """The card as Markdown; see `saving.Origin` for the last four arguments."""
-    sections = [_heading(settings, backbone, trial, metrics), _usage(settings), _numbers(metrics)]
+    """The card as Markdown.
+
+    Args:
+        settings: of the trial.
+        backbone: whose compressor it is.
+        trial: as the next three, see `saving.Origin`.
+        metrics: of the epoch of these weights, on validation documents.
+        window: how documents were cut.
+        data: what is known of them.
+        n_cmps: vectors of each piece that are made unless asked otherwise, where these are not all.
+        headline: what it is worth on documents that decided nothing; None where it was not scored there.
+        tests: a section with those scores.
+    """
+    sections = [_heading(settings, backbone, trial, n_cmps), headline or _selected(metrics, n_cmps), _usage(settings)]
+    sections += [tests or "", _numbers(metrics), _part(settings, metrics, n_cmps)]
     sections += [_backbone(settings, backbone), _data(settings, window, data), _settings(settings)]
     return "\n\n".join(section for section in sections if section) + "\n"
 
 
-def _heading(
-    settings: TrialSettings, backbone: BackboneId, trial: int | None, metrics: Mapping[str, float | None]
-) -> str:
-    recovered = metrics.get("recovered")
+def _heading(settings: TrialSettings, backbone: BackboneId, trial: int | None, n_cmps: int | None) -> str:
     origin = f", from trial {trial} of `{settings.exp_name}`" if trial is not None else ""
-    vectors = (
-        "1 memory vector that stands in" if settings.n_cmps == 1 else f"{settings.n_cmps} memory vectors that stand in"
-    )
-    gained = f" It recovers {recovered:.3f} of what the uncompressed context is worth." if recovered is not None else ""
+    count = (n_cmps or settings.n_cmps) * settings.n_pieces
+    vectors = "1 memory vector" if count == 1 else f"{count} memory vectors"
+    kept = ""
+    if settings.keep_len:
+        kept = f" and the last {'token' if settings.keep_len == 1 else f'{settings.keep_len} tokens'} as text"
+    stand = "that stands in" if count == 1 and not kept else "that stand in"
     return (
         f"# A context compressor for {backbone.name}\n\n"
-        f"{settings.context_len} context tokens become {vectors} for them "
-        f"({settings.memory} memory){origin}.{gained}\n"
+        f"{settings.context_len} context tokens become {vectors}{kept} {stand} for them "
+        f"({settings.memory} memory){origin}.\n"
         "This folder holds the trained tensors only; the backbone's weights come from its own place."
+    )
+
+
+def _selected(metrics: Mapping[str, Any], n_cmps: int | None) -> str:
+    """The numbers that it was selected on, called that, where there are no better ones."""
+    loss, low, high = (metrics.get(name) for name in ("val_loss", "no_context_loss", "full_context_loss"))
+    if loss is None or low is None or high is None:
+        return ""
+    loss = (metrics.get("nested") or {}).get(str(n_cmps), loss)
+    return (
+        f"On the validation documents that it was selected on it reaches {loss:.4f} nats per token, between {low:.4f} "
+        f"without and {high:.4f} with the whole context. It was not scored on documents that decided nothing."
+    )
+
+
+def _part(settings: TrialSettings, metrics: Mapping[str, Any], n_cmps: int | None) -> str:
+    if n_cmps is None or n_cmps == settings.n_cmps:
+        return ""
+    loss = (metrics.get("nested") or {}).get(str(n_cmps))
+    known = "" if loss is None else f"; its val_loss is {loss:.4f}"
+    return (
+        f"## A part of the vectors\n\nThis copy makes the first {n_cmps} of each piece's {settings.n_cmps} vectors "
+        f"unless asked for another number{known}. The numbers above are of all vectors where they are of validation."
     )
 
 
@@ -80,12 +128,22 @@ def _usage(settings: TrialSettings) -> str:
     return "## Use\n\n```python\n" + "\n".join(lines) + "\n```"
 
 
-def _numbers(metrics: Mapping[str, float | None]) -> str:
+def _numbers(metrics: Mapping[str, Any]) -> str:
     known = [name for name in DEFINITIONS if metrics.get(name) is not None]
     if not known:
         return ""
     rows = [f"| {name} | {_number(metrics[name])} | {_with_unit(*DEFINITIONS[name])} |" for name in known]
-    return "\n".join(["## Numbers", "", NUMBERS_NOTE, "", "| number | value | meaning |", "|---|---|---|", *rows])
+    return "\n".join(
+        [
+            "## Numbers that it was selected on",
+            "",
+            NUMBERS_NOTE,
+            "",
+            "| number | value | meaning |",
+            "|---|---|---|",
+            *rows,
+        ]
+    )
 
 
 def _backbone(settings: TrialSettings, backbone: BackboneId) -> str:

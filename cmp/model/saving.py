@@ -95,8 +95,25 @@ def save_compressor(
         save_file(tensors, temporary, metadata={"format": "pt"})
     config = SavedConfig(model.settings, model.backbone.identity, origin, _sha256(folder / TENSORS), n_cmps)
     write_json(folder / CONFIG, _plain(config))
-    card = model_card(config.settings, config.backbone, origin.trial, origin.metrics, origin.window, origin.data)
-    write_text(folder / CARD, card)
+    write_text(folder / CARD, card_of(config))
+
+
+def card_of(
+    config: SavedConfig, *, n_cmps: int | None = None, headline: str | None = None, tests: str | None = None
+) -> str:
+    """The card of a saved compressor; see `model_card` for what more may be known of it."""
+    origin = config.origin
+    return model_card(
+        config.settings,
+        config.backbone,
+        origin.trial,
+        origin.metrics,
+        origin.window,
+        origin.data,
+        n_cmps=n_cmps or config.n_cmps,
+        headline=headline,
+        tests=tests,
+    )
 
 
 def read_compressor(place: str | Path) -> tuple[SavedConfig, dict[str, torch.Tensor]]:

@@ -7,7 +7,7 @@ the validation documents that the best was selected on, and says so.
 from cmp.report import text
 from cmp.report.text import Markup, escape
 from cmp.report.view import SearchView
-from cmp.results.controls import Reading, runner_up_words
+from cmp.results.controls import ReadingLoss, runner_up_words
 from cmp.results.finalists import order_held
 from cmp.results.recovered import recovered_fraction
 from cmp.results.scores import CompressorScores, Interval
@@ -87,7 +87,7 @@ def _verdict(view: SearchView) -> str:
     return f"At the same price of {price} {better} keeping that many of the last tokens: {shown} nats per token."
 
 
-def _table(readings: list[Reading]) -> Markup:
+def _table(readings: list[ReadingLoss]) -> Markup:
     losses = {row.kind: row.loss for row in readings}
     bounds = losses.get("no context"), losses.get("full context")
     rows = "".join(_row(row, min(losses.values()), max(losses.values()), bounds) for row in readings)
@@ -97,7 +97,7 @@ def _table(readings: list[Reading]) -> Markup:
     return f'<div class="scroll">{table}</div>'
 
 
-def _row(row: Reading, low: float, high: float, bounds: tuple[float | None, float | None]) -> Markup:
+def _row(row: ReadingLoss, low: float, high: float, bounds: tuple[float | None, float | None]) -> Markup:
     span = (high - low) or 1.0
 
     def place(loss: float) -> float:

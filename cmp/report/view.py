@@ -14,7 +14,7 @@ from typing import Any
 
 from cmp.report.numbers import thinned
 from cmp.results.agreement import order_agreement
-from cmp.results.controls import Reading, readings_on_test, readings_on_validation, worth_caveat
+from cmp.results.controls import ReadingLoss, readings_on_test, readings_on_validation, worth_caveat
 from cmp.results.finalists import Finalist, finalists
 from cmp.results.front import Front, Point, best_point, points_of
 from cmp.results.history import CONTROL, History, TrialRecord, is_finite
@@ -252,7 +252,7 @@ class SearchView:
         return self.history.worth_of(self.best_report) if self.tested is None else self.tested.worth
 
     @property
-    def readings(self) -> list[Reading]:
+    def readings(self) -> list[ReadingLoss]:
         """The best compressor beside its controls, on test where it was scored there; none before there is a best."""
         if self.best_point is None:
             return []

@@ -8,14 +8,14 @@ from typing import Any, Literal
 
 from cmp.results.history import History
 from cmp.results.scores import Candidate, CompressorScores, Interval, SplitScores
-from cmp.results.worth import TextCurve
+from cmp.results.worth import TextCurve, headline
 from cmp.space.space import Space
 
 Kind = Literal["no context", "adapted", "swapped", "mean", "text", "own", "full context"]
 
 
 @dataclass(frozen=True)
-class Reading:
+class ReadingLoss:
     """One way of reading a context before the target.
 
     Args:
@@ -31,7 +31,7 @@ class Reading:
     interval: Interval | None = None
 
 
-def readings_on_test(scores: SplitScores, tested: CompressorScores) -> list[Reading]:
+def readings_on_test(scores: SplitScores, tested: CompressorScores) -> list[ReadingLoss]:
     """On documents that decided nothing."""
     return _readings(
         tested.candidate,
@@ -43,7 +43,7 @@ def readings_on_test(scores: SplitScores, tested: CompressorScores) -> list[Read
     )
 
 
-def readings_on_validation(history: History, report: Mapping[str, Any], candidate: Candidate) -> list[Reading]:
+def readings_on_validation(history: History, report: Mapping[str, Any], candidate: Candidate) -> list[ReadingLoss]:
     """On the validation documents that a trial was selected on, as far as its report goes."""
     return _readings(
         candidate,
@@ -70,7 +70,7 @@ def _readings(
     swapped: _Loss,
     mean: _Loss,
     own: _Loss,
-) -> list[Reading]:
+) -> list[ReadingLoss]:
     adapted = curve.loss(candidate.kept) if curve is not None and curve.trained else None
     text = None if curve is None else curve.loss(candidate.positions)
     tokens = "token" if candidate.positions == 1 else f"{candidate.positions} tokens"
@@ -84,7 +84,7 @@ def _readings(
         ("own", "its own memory", own),
         ("full context", "the model with the whole context", (bounds[1], None)),
     ]
-    return [Reading(kind, words, loss, interval) for kind, words, (loss, interval) in found if loss is not None]
+    return [ReadingLoss(kind, words, loss, interval) for kind, words, (loss, interval) in found if loss is not None]
 
 
 def _text_words(kept: int) -> str:
@@ -117,3 +117,67 @@ def runner_up_words(difference: Interval) -> str:
     size = f"{abs(worse.value):.4f} nats {'worse' if worse.value >= 0 else 'better'}"
     chance = "within chance" if worse.low <= 0 <= worse.high else "more than chance"
     return f"{size} on the same documents ({worse.low:+.4f} to {worse.high:+.4f}), {chance}"
+
+
+@dataclass(frozen=True)
+class CardWords:
+    """What a compressor's card says of test documents, as Markdown.
+
+    Args:
+        headline: the sentence that it begins with.
+        section: a table of every way of reading, and worth with its intervals.
+    """
+
+    headline: str
+    section: str
+
+
+def card_words(scores: SplitScores, tested: CompressorScores) -> CardWords:
+    """For the card of a compressor that was scored."""
+    candidate, worth = tested.candidate, tested.worth
+    where = f"{scores.documents:,} test documents, which decided nothing in its search"
+    if worth is None or tested.gain is None:
+        first = f"What it is worth cannot be told: the context itself does not help on {where}."
+    else:
+        first = f"{headline(worth, candidate.vectors, candidate.kept)}, on {where}."
+    if not scores.trained:
+        first += " This is by the untrained model's text, for want of a text control: adaptation counts in it."
+    rows = [
+        f"| {row.read} | {row.loss:.4f}{_interval_words(row.interval)} |" for row in readings_on_test(scores, tested)
+    ]
+    numbers = {
+        "worth, tokens of text": tested.worth_tokens,
+        "gain, worth per position": tested.gain,
+        "carried, of the context's own value": tested.carried,
+        "recovered, of the gap between no and whole context (adaptation counts)": tested.recovered,
+    }
+    known = [
+        f"| {name} | {found.value:.3f}{_interval_words(found)} |"
+        for name, found in numbers.items()
+        if found is not None
+    ]
+    return CardWords(
+        first,
+        "\n".join(
+            [
+                "## On test documents",
+                "",
+                f"On {where}. Losses are nats per target token; 95 % intervals are over documents.",
+                "",
+                "| read before the target | loss |",
+                "|---|---|",
+                *rows,
+                "",
+                "| number | value |",
+                "|---|---|",
+                *known,
+                "",
+                "Worth is the number of the context's last tokens that reach the same loss as plain text, for a model "
+                "adapted to the text like the compressor but with nothing to compress (the text control).",
+            ]
+        ),
+    )
+
+
+def _interval_words(found: Interval | None) -> str:
+    return "" if found is None else f" ({found.low:.3f} to {found.high:.3f})"

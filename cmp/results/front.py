@@ -193,8 +193,38 @@ def candidate_of(space: Space, trial: TrialRecord) -> Candidate:
     return Candidate(trial.number, report.get("epoch", 0), settings.n_vectors, settings.keep_len)
 
 
+# A front of more points says no more, and each is one more pass over the test windows.
+MOST_SCORED = 12
+
+
+@dataclass(frozen=True)
+class ToScore:
+    """What a search scores on documents that decided nothing.
+
+    Args:
+        candidates: the best, the runner-up, and the rest of the front, cheapest first.
+        runner_up: the trial with the second-lowest val_loss, with all its vectors; None where there is one trial only.
+    """
+
+    candidates: tuple[Candidate, ...]
+    runner_up: Candidate | None
+
+
+def to_score(space: Space, history: History) -> ToScore | None:
+    """What to score when a search has ended; None where it has no best."""
+    best = best_point(space, history)
+    if best is None:
+        return None
+    others = (trial for trial in history.ranked() if trial.val_loss is not None)
+    second = next((trial for trial in others if trial.number != best.trial), None)
+    runner_up = None if second is None else candidate_of(space, second)
+    wanted = dict.fromkeys([best.candidate, *([] if runner_up is None else [runner_up]), *front(space, history)])
+    return ToScore(tuple(wanted)[:MOST_SCORED], runner_up)
+
+
 def is_scored(folder: ResultsFolder, space: Space, history: History) -> bool:
-    """Whether the best trial's best epoch has been scored on the test split."""
-    best, scores = best_point(space, history), load_scores(folder.test_scores)
-    wanted = None if best is None else best.candidate
-    return scores is not None and bool(scores.compressors) and scores.compressors[0].candidate == wanted
+    """Whether the best and the front, as they are now, have been scored on the test split."""
+    wanted, scores = to_score(space, history), load_scores(folder.test_scores)
+    if wanted is None or scores is None:
+        return False
+    return tuple(scored.candidate for scored in scores.compressors) == wanted.candidates

@@ -1,23 +1,24 @@
 """The last word of a search: its best compressors on documents that decided nothing, worked out on a trial's device."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
+from cmp.results.best import CARD, read_note
+from cmp.results.controls import card_words
 from cmp.results.folder import ResultsFolder
-from cmp.results.front import best_point, candidate_of, front
+from cmp.results.front import to_score
 from cmp.results.history import CONTROL, History
 from cmp.results.scores import Candidate, SplitScores, save_scores
 from cmp.search.engine.footprint import Footprint
 from cmp.search.engine.task import TaskError, run_task
 from cmp.space.space import Space
+from cmp.store import write_text
 
 logger = logging.getLogger(__name__)
 
 TIMEOUT_SECONDS = 3600.0
-# A front of more points says no more, and each is one more pass over the test windows.
-MOST_CANDIDATES = 12
 
 
 def score_on_test(
@@ -28,43 +29,75 @@ def score_on_test(
     must_leave: Callable[[], bool],
     avoided: frozenset[str] = frozenset(),
 ) -> SplitScores | None:
-    """Let a worker with a trial's resources score the best, the runner-up and the front; keep it as `test.json`.
+    """Let a worker with a trial's resources score the best, the runner-up and the front.
 
-    Without it the search names validation numbers only, and says so.
+    The scores are kept as `test.json`, and the cards of best/ and front/ begin with them. Without them the search names
+    validation numbers only, and says so.
     """
-    best = best_point(space, history)
-    if best is None:
+    wanted = to_score(space, history)
+    if wanted is None:
         return None
-    others = (trial for trial in history.ranked() if trial.val_loss is not None)
-    second = next((trial for trial in others if trial.number != best.trial), None)
-    runner_up = None if second is None else candidate_of(space, second)
-    candidates = [best.candidate, *([runner_up] if runner_up is not None else [])]
-    candidates += [point for point in front(space, history) if point not in candidates]
     control = history.control
     has_curve = history.text_curve is not None and history.text_curve.trained
     work = partial(
         _score,
-        [(one, folder.best_of(one.trial)) for one in candidates[:MOST_CANDIDATES]],
+        [(one, folder.best_of(one.trial)) for one in wanted.candidates],
         folder.best_of(CONTROL) if control is not None and has_curve else None,
-        runner_up,
-        folder.best.absolute(),
+        wanted.runner_up,
+        [path.absolute() for path in compressor_folders(folder)],
     )
     try:
-        scores = run_task(work, footprint, must_leave=must_leave, timeout_seconds=TIMEOUT_SECONDS, avoided=avoided)
+        found = run_task(work, footprint, must_leave=must_leave, timeout_seconds=TIMEOUT_SECONDS, avoided=avoided)
     except TaskError as error:
         logger.warning("no scores on the test split: %s", error)
         return None
-    if scores is not None:
-        save_scores(folder.test_scores, scores)
+    if found is None:
+        return None
+    scores, cards = found
+    save_scores(folder.test_scores, scores)
+    write_cards(folder, cards)
     return scores
 
 
+def compressor_folders(folder: ResultsFolder) -> list[Path]:
+    """best/, and the folders of the front."""
+    return [path for path in (folder.best, *sorted(folder.front.glob("[0-9]*"))) if path.is_dir()]
+
+
+def write_cards(folder: ResultsFolder, cards: Mapping[Candidate, str]) -> None:
+    """Replace the card of every compressor in best/ and front/ that was scored."""
+    by_note = {(one.trial, one.epoch, one.positions): card for one, card in cards.items()}
+    for path in compressor_folders(folder):
+        note = read_note(path)
+        card = None if note is None else by_note.get((note.trial, note.epoch, note.positions or 0))
+        if card is not None:
+            write_text(path / CARD, card)
+
+
 def _score(
-    places: list[tuple[Candidate, str]], control: str | None, runner_up: Candidate | None, best: Path, device: str
-) -> SplitScores:
+    places: list[tuple[Candidate, str]],
+    control: str | None,
+    runner_up: Candidate | None,
+    compressors: list[Path],
+    device: str,
+) -> tuple[SplitScores, dict[Candidate, str]]:
     from cmp.model.saving import add_control
     from cmp.train.testing import score_candidates
 
-    if control is not None:
-        add_control(best, Path(control))
-    return score_candidates(places, control, runner_up=runner_up, device=device)
+    for folder in compressors:
+        if control is not None:
+            add_control(folder, Path(control))
+    scores = score_candidates(places, control, runner_up=runner_up, device=device)
+    return scores, {one: _card(place, scores, one) for one, place in places}
+
+
+def _card(place: str, scores: SplitScores, candidate: Candidate) -> str:
+    from cmp.model.saving import card_of, opened, read_config
+
+    with opened(place) as folder:
+        config = read_config(folder)
+    tested = scores.find(candidate)
+    assert tested is not None, "every place was scored"
+    words = card_words(scores, tested)
+    n_cmps = candidate.vectors // config.settings.n_pieces
+    return card_of(config, n_cmps=n_cmps, headline=words.headline, tests=words.section)

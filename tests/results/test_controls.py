@@ -6,7 +6,13 @@ from typing import Any
 
 import pytest
 
-from cmp.results.controls import readings_on_test, readings_on_validation, runner_up_words, worth_caveat
+from cmp.results.controls import (
+    card_words,
+    readings_on_test,
+    readings_on_validation,
+    runner_up_words,
+    worth_caveat,
+)
 from cmp.results.history import CONTROL, History
 from cmp.results.scores import Candidate, Interval
 from cmp.space.space import Space
@@ -112,3 +118,26 @@ def test_what_is_wrong_with_worth_is_said(
 )
 def test_the_runner_up_is_compared_on_the_same_documents(difference: Interval, words: str) -> None:
     assert runner_up_words(difference) == words
+
+
+def test_a_card_begins_with_worth_on_test_and_has_every_control() -> None:
+    scores = scores_for("tested", BEST, 1.7, runner_up=1)
+
+    words = card_words(scores, scores.compressors[0])
+
+    assert re.match(r"4 vectors and the last 4 tokens do the work of \d+\.\d tokens of text \(gain", words.headline)
+    assert words.headline.endswith("on 41 test documents, which decided nothing in its search.")
+    assert "| with the memory of another document | 1.8000 (1.770 to 1.830) |" in words.section
+    assert "| its own memory | 1.7000 (1.670 to 1.730) |" in words.section
+    assert "| gain, worth per position | " in words.section
+
+
+def test_a_card_says_so_where_worth_cannot_be_told_or_counts_adaptation() -> None:
+    useless = scores_for("useless-text", BEST, 1.7, runner_up=1)
+    bare = scores_for("no-control", BEST, 1.7, runner_up=1)
+
+    assert (
+        "the context itself does not help on 41 test documents" in card_words(useless, useless.compressors[0]).headline
+    )
+    assert "gain" not in card_words(useless, useless.compressors[0]).section
+    assert "for want of a text control: adaptation counts" in card_words(bare, bare.compressors[0]).headline

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from cmp.results.best import BestNote, read_note
-from cmp.results.controls import Reading, readings_on_test, readings_on_validation, runner_up_words, worth_caveat
+from cmp.results.controls import ReadingLoss, readings_on_test, readings_on_validation, runner_up_words, worth_caveat
 from cmp.results.finalists import finalist_lines
 from cmp.results.folder import ResultsFolder
 from cmp.results.front import Front, Point, best_point
@@ -180,7 +180,7 @@ def _tested_lines(scores: SplitScores, tested: CompressorScores) -> list[str]:
     return lines
 
 
-def _reading_line(reading: Reading) -> str:
+def _reading_line(reading: ReadingLoss) -> str:
     interval = "" if reading.interval is None or reading.kind != "own" else f" ({_range(reading.interval, 4)})"
     return f"    {reading.loss:.4f}  {reading.read}{interval}"
 
