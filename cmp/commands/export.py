@@ -14,15 +14,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cmp.commands.shared import positive_int, run
-from cmp.results.best import NOTE
+from cmp.results.best import CARD, NOTE
 from cmp.results.folder import ResultsFolder, trial_label
 from cmp.results.front import Front
 from cmp.results.history import CONTROL, History
 from cmp.results.journal import each_event
 from cmp.results.opening import reading
+from cmp.results.scores import Candidate, load_scores
 from cmp.results.space_file import read_space_file
 from cmp.space.errors import UserError
 from cmp.space.space import Space
+from cmp.store import write_text
 
 
 def export(results: ResultsFolder, trial: int | None, target: Path, positions: int | None = None) -> str:
@@ -58,9 +60,24 @@ def export(results: ResultsFolder, trial: int | None, target: Path, positions: i
         def write(new: Path) -> None:
             _copy(source, new)
             add_control(new, control)
+            _begin_with_scores(new, results)
 
         replace_folder(target, write)
     return place
+
+
+def _begin_with_scores(folder: Path, results: ResultsFolder) -> None:
+    """Let the card of a trial's compressor begin with its test scores, where these very weights were scored."""
+    from cmp.model.saving import read_config
+    from cmp.train.testing import scored_card
+
+    config, scores = read_config(folder), load_scores(results.test_scores)
+    settings, origin = config.settings, config.origin
+    if scores is None or origin.trial is None or config.n_cmps not in (None, settings.n_cmps):
+        return
+    candidate = Candidate(origin.trial, int(origin.metrics.get("epoch") or 0), settings.n_vectors, settings.keep_len)
+    if scores.find(candidate) is not None:
+        write_text(folder / CARD, scored_card(folder, scores, candidate))
 
 
 def _place(results: ResultsFolder, trial: int | None, positions: int | None) -> str:

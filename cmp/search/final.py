@@ -6,7 +6,6 @@ from functools import partial
 from pathlib import Path
 
 from cmp.results.best import CARD, read_note
-from cmp.results.controls import card_words
 from cmp.results.folder import ResultsFolder
 from cmp.results.front import to_score
 from cmp.results.history import CONTROL, History
@@ -82,22 +81,10 @@ def _score(
     device: str,
 ) -> tuple[SplitScores, dict[Candidate, str]]:
     from cmp.model.saving import add_control
-    from cmp.train.testing import score_candidates
+    from cmp.train.testing import score_candidates, scored_card
 
     for folder in compressors:
         if control is not None:
             add_control(folder, Path(control))
     scores = score_candidates(places, control, runner_up=runner_up, device=device)
-    return scores, {one: _card(place, scores, one) for one, place in places}
-
-
-def _card(place: str, scores: SplitScores, candidate: Candidate) -> str:
-    from cmp.model.saving import card_of, opened, read_config
-
-    with opened(place) as folder:
-        config = read_config(folder)
-    tested = scores.find(candidate)
-    assert tested is not None, "every place was scored"
-    words = card_words(scores, tested)
-    n_cmps = candidate.vectors // config.settings.n_pieces
-    return card_of(config, n_cmps=n_cmps, headline=words.headline, tests=words.section)
+    return scores, {one: scored_card(place, scores, one) for one, place in places}

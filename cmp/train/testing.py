@@ -5,12 +5,15 @@ All of them predict the same target tokens; those that read contexts of other le
 
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import numpy as np
 import torch
 
 from cmp.model.api import Compressor
 from cmp.model.flops import costs_of
+from cmp.model.saving import card_of, opened, read_config
+from cmp.results.controls import card_words
 from cmp.results.scores import Candidate, DocumentSums, SplitScores, Sums, split_scores
 from cmp.space.settings import Window
 from cmp.train.data import TrialData, WindowSet, open_data
@@ -82,6 +85,26 @@ def score_candidates(
         for index, ((candidate, _), one) in enumerate(zip(places, models, strict=True))
     }
     return scores_of(sums, split, n_windows, compressors, first, _main_name("0 ", places[0][0], first), runner_up)
+
+
+def scored_card(place: str | Path, scores: SplitScores, candidate: Candidate) -> str:
+    """The card of a compressor that was scored, as Markdown: it begins with what it is worth.
+
+    Args:
+        place: its folder or URL.
+        scores: those that it is among.
+        candidate: which of them it is.
+
+    Raises:
+        CompressorError: it cannot be read.
+    """
+    with opened(place) as folder:
+        config = read_config(folder)
+    tested = scores.find(candidate)
+    assert tested is not None, f"{candidate} was scored"
+    words = card_words(scores, tested)
+    n_cmps = candidate.vectors // config.settings.n_pieces
+    return card_of(config, n_cmps=n_cmps, headline=words.headline, tests=words.section)
 
 
 def score_compressor(

@@ -10,12 +10,14 @@ from cmp import Compressor
 from cmp.commands.compress import main as compress
 from cmp.commands.export import main as export
 from cmp.model.backbone import Backbone
-from cmp.model.saving import save_compressor
+from cmp.model.saving import read_config, save_compressor
 from cmp.results.folder import ResultsFolder
+from cmp.results.scores import Candidate, save_scores
 from cmp.results.space_file import write_space_file
 from cmp.search.decide.ledger import Ledger
 from cmp.space.space import Space
 from tests.model.saved import new_compressor, save_tiny_model
+from tests.report.honest import scores_for
 
 TEXT = "the cat sees the old dog under a small tree"
 
@@ -209,6 +211,19 @@ def test_a_price_below_the_front_is_said_with_the_prices_that_there_are(
     assert export([str(results), "--positions", "3", "--to", str(tmp_path / "mine")]) == 2
 
     assert "--positions: no compressor has at most 3 positions; the front has: 4, 5" in capsys.readouterr().err
+
+
+def test_the_card_of_a_trial_that_was_scored_begins_with_that(results: Path, tmp_path: Path) -> None:
+    trained = read_config(results / "trials" / "0001" / "best").settings
+    candidate = Candidate(1, 0, trained.n_vectors, trained.keep_len)
+    save_scores(results / "test.json", scores_for("tested", candidate, 1.7, runner_up=2))
+
+    for number in (1, 2):
+        assert export([str(results), "--trial", str(number), "--to", str(tmp_path / str(number))]) == 0
+
+    scored, other = ((tmp_path / number / "README.md").read_text() for number in ("1", "2"))
+    assert "1 vector does the work of" in scored and "on 41 test documents" in scored
+    assert "test documents" not in other
 
 
 @pytest.mark.parametrize(
