@@ -325,13 +325,18 @@ def _release_memory(device: torch.device) -> None:
 
 
 def _reset_peak_memory(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
+    for index in _gpus(device):
+        torch.cuda.reset_peak_memory_stats(index)
+
+
+def _gpus(device: torch.device) -> range:
+    """All that this process sees: they are its own, and a spread model is on each."""
+    return range(torch.cuda.device_count() if device.type == "cuda" else 0)
 
 
 def _peak_memory_bytes(device: torch.device) -> int:
-    """Largest memory so far: of the trial on a GPU, of the whole process on a CPU."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
+    """Largest memory so far: of the trial on its GPUs together, of the whole process on a CPU."""
+    if gpus := _gpus(device):
+        return sum(torch.cuda.max_memory_allocated(index) for index in gpus)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024

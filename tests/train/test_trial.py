@@ -13,7 +13,7 @@ import torch
 import cmp.train.trial as trial_module
 from cmp.model.compression import CompressionModel
 from cmp.space.settings import TrialSettings, Window
-from cmp.train import loss_scale
+from cmp.train import loss_scale, trial
 from cmp.train.data import open_data
 from cmp.train.session import EpochReport, LocalSession, TrialOutcome, TrialPlan
 from cmp.train.trial import BACKBONES, DATA, run_trial
@@ -362,3 +362,16 @@ def test_a_backbone_spread_over_devices_gives_the_same_numbers(
     assert [report.val_loss for report in session.reports] == pytest.approx(
         [report.val_loss for report in unbroken[1]], rel=1e-5
     )
+
+
+def test_the_peak_of_a_spread_model_counts_all_its_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was that of the first GPU alone."""
+    peaks, cuda = {0: 5, 1: 70, 2: 600}, torch.device("cuda:0")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: len(peaks))
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda index: peaks[index])
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda index: peaks.__setitem__(index, 0))
+
+    assert trial._peak_memory_bytes(cuda) == 675
+    trial._reset_peak_memory(cuda)
+    assert trial._peak_memory_bytes(cuda) == 0
+    assert trial._peak_memory_bytes(torch.device("cpu")) > 2**20

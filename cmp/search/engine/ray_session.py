@@ -12,6 +12,11 @@ from cmp.search.engine.job import ANSWER_TIMEOUT_SECONDS, TrialJob
 from cmp.search.engine.mailbox import Mailbox
 from cmp.train.session import EpochReport
 
+# What a process holds of a GPU beside tensors: a CUDA context with its kernels takes 0.3 to 0.6 GB. Two halves of a GPU
+# and two contexts are more than the GPU.
+OUTSIDE_BYTES = 0.75 * 2**30
+MIN_FRACTION = 0.02
+
 
 class RaySession:
     """A `train.session.Session` over a mailbox.
@@ -51,5 +56,11 @@ def _device(job: TrialJob) -> torch.device:
     device = torch.device("cuda:0")
     torch.cuda.set_device(device)
     if gpus < 1:
-        torch.cuda.set_per_process_memory_fraction(gpus, device)
+        total = torch.cuda.get_device_properties(device).total_memory
+        torch.cuda.set_per_process_memory_fraction(memory_fraction(gpus, total), device)
     return device
+
+
+def memory_fraction(gpus: float, total_bytes: int) -> float:
+    """The share of a GPU's memory for torch's tensors, in a process that has `gpus` of it, less than 1."""
+    return max(MIN_FRACTION, gpus - OUTSIDE_BYTES / total_bytes)
