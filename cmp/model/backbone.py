@@ -10,18 +10,28 @@ vocabulary.
 import dataclasses
 import hashlib
 import json
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
-from transformers.cache_utils import DynamicCache, DynamicLayer
+from transformers.cache_utils import DynamicCache
 
 from cmp.model.batch import Batch, Stretch, TokenScores, joined, padded_left, padded_right, prompt_of
+from cmp.model.caches import (
+    CacheUntil,
+    EverythingCachedError,
+    NothingKept,
+    Pair,
+    cache_of,
+    cache_pairs,
+    new_pairs,
+    reading,
+)
 from cmp.model.head import find_head
 from cmp.model.loading import DEFAULT_OPTIONS, LoadOptions, load_model, load_tokenizer, max_positions
+from cmp.model.lora import recomputation_contexts
 from cmp.model.losses import token_scores
 from cmp.model.names import hub_commit, pinned, split_revision
 from cmp.model.surgery import (
@@ -29,6 +39,7 @@ from cmp.model.surgery import (
     find_stack,
     fuse_activations,
     norms_after_blocks,
+    recomputing,
     takes_position_ids,
     text_config,
     truncated,
@@ -133,10 +144,12 @@ class Backbone:
         with self.head.weights() as (weight, _):
             self.vocab_size: int = weight.shape[0]
         self.bos_id: int = _bos_id(tokenizer, config)
-        self._takes_positions = takes_position_ids(self._stack)
+        self.takes_positions = takes_position_ids(self._stack)
         probe = self.embed(torch.full((1, 2), self.bos_id))
         self._norms = norms_after_blocks(self._stack, self._block_list, probe)
         self._truncated: dict[int, nn.Module] = {self.n_layers: self._stack}
+        self._recomputed: dict[int, nn.Module] = {}
+        self.block_devices = [_block_device(block) for block in self.block_modules(self.n_layers)]
         self.identity = BackboneId(name, revision, _fingerprint(model))
 
     @classmethod
@@ -196,9 +209,9 @@ class Backbone:
             natural = torch.arange(ids.shape[1], device=self.device)[None]
             positions = starts + (natural if positions is None else positions)
         # accelerate's hooks put a block's weights away after it: a block that does not end would keep them
-        cache = DynamicCache() if with_states or self.is_spread else _CacheUntil(n_blocks - 1)
+        cache = DynamicCache() if with_states or self.is_spread else CacheUntil(n_blocks - 1)
         states = None
-        with suppress(_EverythingCachedError):
+        with suppress(EverythingCachedError):
             states = self._run(n_blocks, self.embed(ids), cache, mask, positions)
         batch_size, length = ids.shape
         return Prefix(cache, n_blocks, batch_size, length, mask, states if with_states else None, starts)
@@ -211,7 +224,8 @@ class Backbone:
         n_blocks: int,
         mask: torch.Tensor | None = None,
         positions: torch.Tensor | None = None,
-    ) -> tuple[torch.Tensor, DynamicCache]:
+        recompute: bool = False,
+    ) -> tuple[torch.Tensor, list[Pair]]:
         """Go on after a prefix, with gradient to `embeds`; the prefix itself is not changed.
 
         Args:
@@ -220,18 +234,19 @@ class Backbone:
             n_blocks: how many blocks to run.
             mask: (B, T) bool, False on padding among the new positions; None when there is none.
             positions: (B or 1, T) position ids; None continues after the prefix.
+            recompute: keep no activations inside blocks for the backward pass, run each block there again.
 
         Returns:
-            (B, T, H) states after the last block run, and the cache with the new positions.
+            (B, T, H) states after the last block run, and the new positions' keys and values of every block.
         """
         batch, new, _ = embeds.shape
-        cache, mask = fork_cache(prefix.cache, n_blocks), joint_mask(prefix.mask, prefix.length, mask, new, batch)
+        cache, mask = reading(prefix.cache, n_blocks), joint_mask(prefix.mask, prefix.length, mask, new, batch)
         if positions is None and mask is not None:
             positions = left_padded_positions(mask)[:, -new:]
             positions = positions if prefix.starts is None else positions + prefix.starts
         elif positions is None and prefix.starts is not None:
             positions = prefix.starts + torch.arange(prefix.length, prefix.length + new, device=self.device)
-        return self._run(n_blocks, embeds, cache, mask, positions), cache
+        return self._run(n_blocks, embeds, cache, mask, positions, recompute), new_pairs(cache)
 
     def run(
         self,
@@ -240,28 +255,41 @@ class Backbone:
         cache: DynamicCache | None = None,
         mask: torch.Tensor | None = None,
         positions: torch.Tensor | None = None,
+        recompute: bool = False,
     ) -> torch.Tensor:
         """All blocks over (B, T, H) embeddings, after `cache` where there is one; (B, T, H) states for the head.
 
-        The mask is (B, cached + T) bool, False on padding; None when there is none.
+        The cache is not changed. The mask is (B, cached + T) bool, False on padding; None when there is none.
+        `recompute` as in `extend`.
         """
-        return self._run(self.n_layers, embeds, cache, mask, positions)
+        cache = NothingKept() if cache is None else reading(cache)
+        return self._run(self.n_layers, embeds, cache, mask, positions, recompute)
+
+    def run_into(self, embeds: torch.Tensor, cache: DynamicCache, positions: torch.Tensor | None = None) -> None:
+        """All blocks over (B, T, H) embeddings after what is in `cache`, and their keys and values into it."""
+        self._run(self.n_layers, embeds, cache, None, positions)
 
     def _run(
         self,
         n_blocks: int,
         embeds: torch.Tensor,
-        cache: DynamicCache | None,
+        cache: DynamicCache,
         mask: torch.Tensor | None,
         positions: torch.Tensor | None,
+        recompute: bool = False,
     ) -> torch.Tensor:
-        cache = _NothingKept() if cache is None else cache
         inputs: dict[str, Any] = {"inputs_embeds": embeds, "use_cache": True, "past_key_values": cache}
         if mask is not None:
             inputs["attention_mask"] = mask.long()
-        if positions is not None and self._takes_positions:
+        if positions is not None and self.takes_positions:
             inputs["position_ids"] = positions
-        return self._blocks(n_blocks)(**inputs).last_hidden_state.to(self.device)
+        stack = self._recomputing(n_blocks) if recompute and torch.is_grad_enabled() else self._blocks(n_blocks)
+        return stack(**inputs).last_hidden_state.to(self.device)
+
+    def _recomputing(self, n_blocks: int) -> nn.Module:
+        if n_blocks not in self._recomputed:
+            self._recomputed[n_blocks] = recomputing(self._blocks(n_blocks), self._block_list, recomputation_contexts)
+        return self._recomputed[n_blocks]
 
     def _blocks(self, n_blocks: int) -> nn.Module:
         if n_blocks not in self._truncated:
@@ -295,7 +323,7 @@ class Backbone:
         if mask is not None:
             mask = torch.cat([mask, mask.new_ones(len(ids), ids.shape[1] - mask.shape[1])], dim=1)
             positions = left_padded_positions(mask)
-        states = self._run(self.n_layers, self.embed(ids), None, mask, positions)
+        states = self.run(self.embed(ids), mask=mask, positions=positions)
         return self.scores(states[:, -target_ids.shape[1] :], target_ids, batch.target_mask)
 
     @torch.no_grad()
@@ -335,45 +363,6 @@ class Backbone:
         n_tokens = self.model.get_input_embeddings().num_embeddings  # type: ignore[operator]
         ids = torch.linspace(0, n_tokens - 1, min(n_tokens, EMBEDDING_SAMPLES)).long()
         return self.embed(ids[None])[0].float().cpu()
-
-
-class _EverythingCachedError(Exception):
-    """The keys and values that were asked for are there; what would follow is not needed."""
-
-
-class _CacheUntil(DynamicCache):
-    """Ends the pass as soon as a block has its keys and values: the last block's attention and MLP are not run.
-
-    Any family passes here, so none has to be cut open inside a block. Saves most of one block of the prefill.
-    """
-
-    def __init__(self, last_layer: int) -> None:
-        super().__init__()
-        self._last_layer = last_layer
-
-    def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """As in any cache, up to the last layer."""
-        kept = super().update(key_states, value_states, layer_idx, *args, **kwargs)
-        if layer_idx == self._last_layer:
-            raise _EverythingCachedError
-        return kept
-
-
-class _NothingKept(DynamicCache):
-    """A cache that stays empty: for a pass that nothing goes on from.
-
-    Without any cache transformers looks whether several texts are packed in a row. Its answer waits for the device at
-    every pass; and where it cannot be waited for, in a recorded graph, each attention gets an explicit mask, which no
-    fused kernel takes.
-    """
-
-    def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The new keys and values are all there are."""
-        return key_states, value_states
 
 
 def with_bos(ids: torch.Tensor, mask: torch.Tensor | None, bos_id: int) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -432,28 +421,6 @@ def joint_mask(
     return torch.cat([one if mask is None else mask for one, mask in zip(ones, (before, after), strict=True)], dim=1)
 
 
-def fork_cache(cache: DynamicCache, n_blocks: int) -> DynamicCache:
-    """The first `n_blocks` layers of a cache, sharing its tensors: updates make new ones, so neither sees the other."""
-    return cache_of(cache_pairs(cache)[:n_blocks])
-
-
-def cache_pairs(cache: DynamicCache) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Keys and values of every layer, (B, heads, P, width) each."""
-    layers: list[Any] = cache.layers
-    return [(layer.keys, layer.values) for layer in layers]
-
-
-def cache_of(pairs: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> DynamicCache:
-    """A cache that holds these very tensors. (`DynamicCache(pairs)` would copy each.)"""
-    cache = DynamicCache()
-    for keys, values in pairs:
-        layer = DynamicLayer()
-        layer.keys, layer.values = keys, values
-        layer.dtype, layer.device, layer.is_initialized = keys.dtype, keys.device, True
-        cache.layers.append(layer)
-    return cache
-
-
 def _bos_id(tokenizer: Any, config: Any) -> int:
     candidates = (
         getattr(tokenizer, "bos_token_id", None),
@@ -473,6 +440,13 @@ def _execution_device(module: nn.Module) -> torch.device:
     hook = getattr(module, "_hf_hook", None)
     device = getattr(hook, "execution_device", None)
     return next(module.parameters()).device if device is None else torch.device(device)
+
+
+def _block_device(block: nn.Module) -> torch.device:
+    """Where a block computes, wherever accelerate keeps its weights meanwhile."""
+    devices = (getattr(getattr(module, "_hf_hook", None), "execution_device", None) for module in block.modules())
+    device = next((device for device in devices if device is not None), None)
+    return next(block.parameters()).device if device is None else torch.device(device)
 
 
 @torch.no_grad()

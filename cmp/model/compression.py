@@ -194,13 +194,16 @@ class CompressionModel(nn.Module):
         memories = memories.repeated(len(tasks)) if len(tasks) > 1 else memories
         reader = self.memory.reader(memories.vectors, memories.n_real_pieces)
         mask = joint_mask(memories.mask, memories.vectors.shape[1], None, inputs.shape[1], len(inputs))
+        recompute = self.settings.gradient_checkpointing
         if reader.cache is not None:
             new = torch.arange(inputs.shape[1], device=inputs.device)[None]
-            states = self.backbone.run(inputs, cache=reader.cache, mask=mask, positions=reader.first_position + new)
+            places = reader.first_position + new
+            states = self.backbone.run(inputs, cache=reader.cache, mask=mask, positions=places, recompute=recompute)
         else:
             assert reader.embeds is not None
             positions = None if mask is None else left_padded_positions(mask)
-            states = self.backbone.run(torch.cat([reader.embeds, inputs], dim=1), mask=mask, positions=positions)
+            embeds = torch.cat([reader.embeds, inputs], dim=1)
+            states = self.backbone.run(embeds, mask=mask, positions=positions, recompute=recompute)
         states = states[:, -inputs.shape[1] :]
         return list(states_of_target(states, starts[0][1], tasks[0].ids.shape[1]).chunk(len(tasks)))
 

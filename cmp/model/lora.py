@@ -8,7 +8,7 @@ prefill without gradient stays exact (Context-Memory and Activation Beacon train
 import threading
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -62,12 +62,23 @@ class CompressionLora(nn.Module):
     @contextmanager
     def active(self) -> Iterator[None]:
         """Within it, the calling thread's forward passes have the updates."""
-        previous = getattr(_thread, "deltas", None)
-        _thread.deltas = self._deltas
-        try:
+        with _updates(self._deltas):
             yield
-        finally:
-            _thread.deltas = previous
+
+
+def recomputation_contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    """For a block that is run again in the backward pass, by whatever thread: with the updates that are active now."""
+    return nullcontext(), _updates(getattr(_thread, "deltas", None))
+
+
+@contextmanager
+def _updates(deltas: Any) -> Iterator[None]:
+    previous = getattr(_thread, "deltas", None)
+    _thread.deltas = deltas
+    try:
+        yield
+    finally:
+        _thread.deltas = previous
 
 
 def _hook_once(linear: nn.Module) -> None:

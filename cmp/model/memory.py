@@ -13,7 +13,8 @@ import torch
 from torch import nn
 from transformers.cache_utils import DynamicCache
 
-from cmp.model.backbone import Backbone, Prefix, cache_of, cache_pairs, joint_mask
+from cmp.model.backbone import Backbone, Prefix, joint_mask
+from cmp.model.caches import Pair, cache_of, cache_pairs
 from cmp.model.lora import CompressionLora
 from cmp.model.projection import Projection
 from cmp.space.layers import resolve_layer
@@ -108,6 +109,7 @@ class CompressionTokens(nn.Module):
     def __init__(self, backbone: Backbone, settings: TrialSettings, n_blocks: int, seed: torch.Generator) -> None:
         super().__init__()
         self._backbone = (backbone,)  # in a tuple: its weights are no part of this module's state
+        self._recompute = settings.gradient_checkpointing
         self.n_blocks = n_blocks
         self.tokens = LearnedEmbeddings(backbone, settings.n_cmps, seed)
         self.separator = LearnedEmbeddings(backbone, 1, seed) if settings.sep_cmpr else None
@@ -126,8 +128,8 @@ class CompressionTokens(nn.Module):
         n_tokens: int | None = None,
         positions: torch.Tensor | None = None,
         earlier: Memories | None = None,
-    ) -> tuple[torch.Tensor, DynamicCache]:
-        """States and cache of the compression pass, separator included; `earlier` memories are embeddings before them.
+    ) -> tuple[torch.Tensor, list[Pair]]:
+        """States, keys and values of the compression pass, separator included, after `earlier` memories as embeddings.
 
         Compression tokens are causal: the first `n_tokens` of them do not depend on those that are left out.
         """
@@ -140,7 +142,9 @@ class CompressionTokens(nn.Module):
             mask = joint_mask(earlier.mask, earlier.vectors.shape[1], None, embeds.shape[1], prefix.batch_size)
             embeds = torch.cat([earlier.vectors, embeds], dim=1)
         with nullcontext() if self.lora is None else self.lora.active():
-            return backbone.extend(prefix, embeds, n_blocks=self.n_blocks, mask=mask, positions=positions)
+            return backbone.extend(
+                prefix, embeds, n_blocks=self.n_blocks, mask=mask, positions=positions, recompute=self._recompute
+            )
 
 
 class HiddenMemory(MemoryKind):
@@ -198,7 +202,7 @@ class KeyValueMemory(MemoryKind):
         self.n_blocks = backbone.n_layers
         self.compression = CompressionTokens(backbone, settings, self.n_blocks, seed)
         self.piece_len = max(1, settings.piece_len or settings.compressed_len)
-        self._shapes = key_value_shapes(backbone)
+        self._shapes, self._devices = key_value_shapes(backbone), backbone.block_devices
         if self.compression.lora is not None:
             self._drop_unused_updates(backbone, self.compression.lora)
 
@@ -228,10 +232,8 @@ class KeyValueMemory(MemoryKind):
         prefix = prefix if earlier is None else prefix.then(self._pairs(earlier.vectors), earlier.mask)
         n_tokens = n_vectors or len(self.compression.tokens)
         positions = positions[:, : n_new - len(self.compression.tokens) + n_tokens]
-        _, cache = self.compression(prefix, n_vectors, None if natural else positions)
-        flat = [
-            part[:, :, -n_tokens:].transpose(1, 2).flatten(2).to(device) for pair in cache_pairs(cache) for part in pair
-        ]
+        _, pairs = self.compression(prefix, n_vectors, None if natural else positions)
+        flat = [part[:, :, -n_tokens:].transpose(1, 2).flatten(2).to(device) for pair in pairs for part in pair]
         return torch.cat(flat, dim=-1)
 
     def reader(self, memory: torch.Tensor, n_pieces: int | torch.Tensor) -> Reader:
@@ -239,14 +241,15 @@ class KeyValueMemory(MemoryKind):
         first_position = 1 + n_pieces * self.piece_len + self.compression.n_new
         return Reader(cache=cache_of(self._pairs(memory)), first_position=first_position)
 
-    def _pairs(self, memory: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """Keys and values of every block, (B, heads, K, width), from a (B, K, D) memory."""
+    def _pairs(self, memory: torch.Tensor) -> list[Pair]:
+        """Keys and values of every block, (B, heads, K, width), where that block computes, from a (B, K, D) memory."""
         parts = memory.split([heads * width for heads, width in self._shapes], dim=-1)
         tensors = [
             part.unflatten(-1, (heads, width)).transpose(1, 2)
             for part, (heads, width) in zip(parts, self._shapes, strict=True)
         ]
-        return list(zip(tensors[0::2], tensors[1::2], strict=True))
+        places = zip(tensors[0::2], tensors[1::2], self._devices, strict=True)
+        return [(keys.to(device), values.to(device)) for keys, values, device in places]
 
 
 def make_memory(backbone: Backbone, settings: TrialSettings, seed: torch.Generator) -> MemoryKind:

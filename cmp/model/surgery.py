@@ -9,10 +9,12 @@ import copy
 import functools
 import inspect
 import types
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 FUSABLE_GELU_TYPES = ("NewGELUActivation", "FastGELUActivation", "BloomGelu")
 
@@ -74,6 +76,31 @@ def truncated(stack: nn.Module, block_list: str, n_blocks: int, norms: tuple[str
     twin._modules[block_list] = nn.ModuleList(list(blocks.children())[:n_blocks])
     for name in norms:
         twin._modules[name] = nn.Identity()
+    return twin
+
+
+def recomputing(stack: nn.Module, block_list: str, contexts: Callable[[], tuple[Any, Any]]) -> nn.Module:
+    """`stack`, sharing its weights, with blocks that keep only their inputs for the backward pass and run again there.
+
+    Transformers' own gradient checkpointing wants training mode and takes the caches away from the blocks.
+
+    Args:
+        stack: the module that runs the blocks.
+        block_list: the name of its block list.
+        contexts: called as a block is run: what to enter for that run, and for the one of the backward pass.
+    """
+
+    def run(block: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        settings: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False, "context_fn": contexts}
+        return checkpoint(block.forward, *args, **settings, **kwargs)
+
+    twin = shallow_copy(stack)
+    blocks = []
+    for block in stack.get_submodule(block_list).children():
+        again = shallow_copy(block)
+        again.__dict__["forward"] = functools.partial(run, block)
+        blocks.append(again)
+    twin._modules[block_list] = nn.ModuleList(blocks)
     return twin
 
 

@@ -49,6 +49,11 @@ class TrialSettings:
     attn_implementation: Annotated[
         str | None, _Machine, "of transformers: sdpa, eager, flash_attention_2, ...; null is its own choice"
     ] = None
+    gradient_checkpointing: Annotated[
+        bool,
+        _Machine,
+        "run blocks again in the backward pass, to keep less of them until then: less memory, more time",
+    ] = False
     multi_gpu: Annotated[bool, _Machine, "split each batch over several workers, one GPU each"] = False
     model_parallel: Annotated[bool, _Machine, "one worker spreads the backbone over its GPUs"] = False
 

@@ -24,6 +24,7 @@ _NOT_IDENTITY = {
     "multi_gpu",
     "model_parallel",
     "attn_implementation",
+    "gradient_checkpointing",
 }
 """Where files go, when they are saved and what a trial occupies: none of it changes what a trial learns."""
 _NOT_SEARCH_IDENTITY = {

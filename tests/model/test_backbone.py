@@ -7,8 +7,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from cmp.model.backbone import Backbone, cache_pairs
+from cmp.model.backbone import Backbone
 from cmp.model.batch import Batch
+from cmp.model.caches import cache_pairs
 from cmp.model.compression import CompressionModel
 from cmp.model.loading import CPU_BFLOAT16_WIDTH, LoadOptions, load_tokenizer, model_facts, resolve_dtype
 from cmp.model.surgery import UnsupportedModelError

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from cmp.model.backbone import Backbone
+from cmp.model.caches import cache_pairs
 from cmp.model.compression import CompressionModel
 from cmp.model.loading import LoadOptions
 from tests.model.families import settings, tiny_backbone, tiny_model
@@ -34,7 +35,7 @@ class _Tokenizer:
 
 def offloaded(family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **extra: str) -> Backbone:
     tiny_model(family).save_pretrained(tmp_path / "model")
-    monkeypatch.setattr("cmp.model.backbone.load_tokenizer", lambda _: _Tokenizer())
+    monkeypatch.setattr("cmp.model.backbone.load_tokenizer", lambda _, **options: _Tokenizer())
     prefix, parts = MAPS[family]
     device_map = {f"{prefix}.{name}": device for name, device in parts.items()} | LAST[family] | extra
     options = LoadOptions(device_map=device_map, offload_folder=tmp_path / "offload")
@@ -78,3 +79,30 @@ def test_model_parallel_spreads_over_what_is_there(tiny_model_folder: Path) -> N
     whole = Backbone.load(str(tiny_model_folder))
     batch = full_batch()
     torch.testing.assert_close(spread.score_full_context(batch).nll.cpu(), whole.score_full_context(batch).nll)
+
+
+def test_a_kv_memory_is_read_where_each_block_computes() -> None:
+    """All blocks' keys were built on one device: the first block on another one could not be read."""
+    backbone, elsewhere = tiny_backbone("llama"), torch.device("meta")
+    assert [device.type for device in backbone.block_devices] == ["cpu"] * 4
+    whole = CompressionModel(backbone, settings(memory="kv"), seed=0).memory
+    backbone.block_devices = [elsewhere if block % 2 else torch.device("cpu") for block in range(4)]
+    spread = CompressionModel(backbone, settings(memory="kv"), seed=0).memory
+    memory = whole.make(backbone.prefill(full_batch().context_ids, None, 4))
+
+    ours, theirs = spread.reader(memory, 1).cache, whole.reader(memory, 1).cache
+
+    assert ours is not None and theirs is not None
+    for block, (mine, other) in enumerate(zip(cache_pairs(ours), cache_pairs(theirs), strict=True)):
+        for part, expected in zip(mine, other, strict=True):
+            assert part.shape == expected.shape and part.is_meta == bool(block % 2)
+            assert part.is_meta or torch.equal(part, expected)
+
+
+def test_blocks_that_are_offloaded_compute_where_their_hooks_say(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spread = offloaded("llama", tmp_path, monkeypatch)
+
+    assert spread.is_spread
+    assert {device.type for device in spread.block_devices} == {"cpu"}, "not meta, where their weights wait"
