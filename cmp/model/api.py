@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers.cache_utils import DynamicCache
 
 from cmp.model.backbone import Backbone
 from cmp.model.batch import Batch, View
 from cmp.model.compression import CompressionModel, Task
 from cmp.model.generation import GREEDY, continuation_text, generate_after_memory, generate_after_tokens
+from cmp.model.handover import lead_cache, lead_embeds
 from cmp.model.loading import LoadOptions
 from cmp.model.memory import Memories
 from cmp.model.pieces import Memory, Texts, is_single, joined, padded, rows_by_key, token_rows
@@ -210,19 +212,69 @@ class Compressor:
             What follows the prompt: one text for one memory and one prompt, else a list, `num_return_sequences` for
             each memory in a row.
         """
-        if self.model.fwd_token is None:
-            raise CompressorError("generate: trained with rmb_only, so it can only reconstruct")
+        token = self._fwd_token("generate")
         self._checked(memory)
         prompts = [[*kept, *row] for kept, row in zip(memory.kept, self._prompt_rows(prompt, len(memory)), strict=True)]
         if not generation_settings.keys() & {"max_new_tokens", "max_length", "generation_config"}:
             generation_settings["max_new_tokens"] = self.settings.seq_len
-        new = self.new_tokens(memory, self.model.fwd_token, prompts, **generation_settings)
+        new = self.new_tokens(memory, token, prompts, **generation_settings)
         flat = [
             continuation_text(self.tokenizer, before, ids)
             for before, some in zip(prompts, new, strict=True)
             for ids in some
         ]
         return flat[0] if len(flat) == 1 and isinstance(prompt, str) else flat
+
+    @torch.no_grad()
+    def prompt_embeds(self, memory: Memory, prompt: str | Sequence[str] = "") -> torch.Tensor | list[torch.Tensor]:
+        """What the decoder reads instead of a context, as embeddings, for a server that takes these (`prompt_embeds`).
+
+        `encode_prompt_embeds` of `cmp.model.handover` makes the text of it that vLLM takes. Where a family scales its
+        embeddings (Gemma), these are scaled: a server that scales what it is given has to leave that out.
+
+        Args:
+            memory: from `compress`.
+            prompt: comes after the memory and its kept tokens; one for all, or a list with one for each.
+
+        Returns:
+            (n, H) in the backbone's precision, for one memory and one prompt; else a list of these.
+
+        Raises:
+            CompressorError: a memory of keys and values, which are no embeddings.
+        """
+        token, lengths = self._fwd_token("prompt_embeds"), self._checked(memory)
+        prompts = self._prompt_rows(prompt, len(memory))
+        found: list[torch.Tensor] = []
+        for row, (length, kept) in enumerate(zip(lengths, memory.kept, strict=True)):
+            ids = torch.tensor([[*kept, *prompts[row]]], dtype=torch.long)
+            embeds = lead_embeds(self.model, self._part(memory, [row], length, ids.shape[1]), token, ids)
+            if embeds is None:
+                raise CompressorError(
+                    'prompt_embeds: memory: "kv" is keys and values of every layer, not embeddings; use to_cache, or a '
+                    'compressor that was trained with memory: "hidden" or "pooled"'
+                )
+            found.append(embeds[0])
+        return found[0] if len(found) == 1 and isinstance(prompt, str) else found
+
+    @torch.no_grad()
+    def to_cache(self, memory: Memory) -> DynamicCache:
+        """The memories and their kept tokens as a cache, for plain transformers code to go on from.
+
+            cache, ids = compressor.to_cache(memory), tokenizer(prompt, return_tensors="pt").input_ids
+            mask = torch.ones(len(ids), cache.get_seq_length() + ids.shape[1])
+            model.generate(ids, attention_mask=mask, past_key_values=cache)
+
+        `generate` changes the cache: make another one for another prompt. The prompt has a token at least, and no BOS.
+
+        Raises:
+            CompressorError: memories of different lengths, which would need padding in the cache.
+        """
+        token, lengths = self._fwd_token("to_cache"), self._checked(memory)
+        if len({(length, len(kept)) for length, kept in zip(lengths, memory.kept, strict=True)}) > 1:
+            raise CompressorError("to_cache: memories of different lengths; make one cache for each: memory[i : i + 1]")
+        ids = torch.tensor(memory.kept, dtype=torch.long).view(len(memory), -1)
+        part = self._part(memory, list(range(len(memory))), lengths[0], ids.shape[1])
+        return lead_cache(self.model, part, token, ids)
 
     @torch.no_grad()
     def new_tokens(
@@ -380,6 +432,11 @@ class Compressor:
         if len(prompts) != count:
             raise CompressorError(f"prompt: {len(prompts)} prompts for {count} memories; give one, or one for each")
         return [token_rows(self.tokenizer, text)[0] if text else [] for text in prompts]
+
+    def _fwd_token(self, method: str) -> torch.Tensor:
+        if self.model.fwd_token is None:
+            raise CompressorError(f"{method}: trained with rmb_only, so it can only reconstruct")
+        return self.model.fwd_token
 
     def _rmb_token(self, method: str) -> torch.Tensor:
         if self.model.rmb_token is None:

@@ -27,6 +27,7 @@ NOT_RUN = {
     "python search.py spaces/": "the shipped spaces are rehearsed in test_spaces and test_cli",
     "ray start": "a cluster is in test_cluster",
     "pip install tensorboard": "a server; what it reads is in tests/report",
+    "vllm serve": "a server that needs a GPU; what it reads is in tests/model/test_handover",
     "pip install optuna-dashboard": "a server; what it reads is in tests/search/decide/test_views",
 }
 # Recipes for machines that are not here say what was run; tests of their own check what can be checked.
