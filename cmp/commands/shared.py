@@ -30,7 +30,7 @@ def run(main: Callable[[], None]) -> int:
 
 def add_loading_options(parser: argparse.ArgumentParser) -> None:
     """The folder, and how its backbone is loaded."""
-    parser.add_argument("folder", help="a compressor's folder or its URL: a search's best/, or one that export made")
+    parser.add_argument("folder", help="a compressor's folder, URL or hub id: a search's best/, for one")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ...; the GPU when there is one by default")
     parser.add_argument(
         "--dtype",

@@ -4,6 +4,7 @@ Shape suffixes: `B` batch, `E` vectors of a memory, `D` width of a memory vector
 """
 
 import dataclasses
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from cmp.model.batch import Batch, View
 from cmp.model.compression import CompressionModel, Task
 from cmp.model.generation import GREEDY, continuation_text, generate_after_memory, generate_after_tokens
 from cmp.model.handover import lead_cache, lead_embeds
+from cmp.model.hub import MESSAGE, HubError, push
 from cmp.model.loading import LoadOptions
 from cmp.model.memory import Memories
 from cmp.model.pieces import Memory, Texts, is_single, joined, padded, rows_by_key, token_rows
@@ -30,6 +32,7 @@ from cmp.model.saving import (
     read_config,
     read_tensors,
     save_compressor,
+    write_for_hub,
 )
 from cmp.space.errors import UserError
 from cmp.space.settings import TrialSettings
@@ -48,10 +51,17 @@ class TextLosses:
 class Compressor:
     """Turns texts into memories and goes on from them. Reading is thread-safe: nothing changes after loading."""
 
-    def __init__(self, model: CompressionModel, origin: Origin | None = None, n_cmps: int | None = None) -> None:
+    def __init__(
+        self,
+        model: CompressionModel,
+        origin: Origin | None = None,
+        n_cmps: int | None = None,
+        place: str | Path | None = None,
+    ) -> None:
         self.model = model.requires_grad_(False).eval()
         self.origin = origin or Origin()
         self.n_cmps = n_cmps or model.settings.n_cmps
+        self._place = place
 
     @classmethod
     def from_pretrained(
@@ -67,7 +77,8 @@ class Compressor:
         """Load a compressor and the backbone that it belongs to.
 
         Args:
-            folder: config.json, compressor.safetensors; a search's `best/`, for instance. Or the URL of one.
+            folder: config.json, compressor.safetensors; a search's `best/`, for instance. Or the URL of one, or
+                "user/compressor" on the hub, or "user/compressor@revision".
             device: where to run; None is the GPU when there is one, or all of them where it was trained with
                 `model_parallel`. Not used with a loaded backbone.
             torch_dtype: precision of the backbone; None is as in training, "auto" is what suits the device. Not used
@@ -102,7 +113,7 @@ class Compressor:
             )
         model = CompressionModel(backbone, config.settings, config.settings.seed)
         _load_tensors(model, tensors, folder)
-        return cls(model, config.origin, config.n_cmps)
+        return cls(model, config.origin, config.n_cmps, folder)
 
     @classmethod
     def text_control(cls, folder: str | Path, backbone: Backbone) -> "Compressor | None":
@@ -368,6 +379,44 @@ class Compressor:
         """Write config.json, compressor.safetensors and README.md."""
         n_cmps = None if self.n_cmps == self.settings.n_cmps else self.n_cmps
         save_compressor(self.model, Path(folder), dataclasses.asdict(self.origin), n_cmps)
+
+    def push_to_hub(
+        self,
+        repository: str,
+        *,
+        private: bool | None = None,
+        revision: str | None = None,
+        message: str = MESSAGE,
+        token: str | bool | None = None,
+    ) -> str:
+        """Put it on the Hugging Face hub, with the text control and the card that lie in its folder.
+
+        The backbone stays where it is: others can load the compressor where they can load that. No file says where
+        results and data lay; the data set is named as the space named it.
+
+        Args:
+            repository: "user/compressor"; made when missing.
+            private: of a new repository; None is your account's default.
+            revision: a branch, made when missing; None is main.
+            message: of the commit.
+            token: of the hub; None is the one you have logged in with.
+
+        Returns:
+            "user/compressor@commit", which `from_pretrained` takes: this very state of it.
+
+        Raises:
+            CompressorError: the hub refuses it, or cannot be reached.
+        """
+        with tempfile.TemporaryDirectory(prefix="cmp-") as temporary:
+            own, folder = Path(temporary) / "own", Path(temporary) / "hub"
+            folder.mkdir()
+            if self._place is None:
+                self.save_pretrained(own)
+            write_for_hub(own if self._place is None else self._place, folder, repository)
+            try:
+                return push(folder, repository, private=private, revision=revision, message=message, token=token)
+            except HubError as error:
+                raise CompressorError(str(error)) from error
 
     @torch.no_grad()
     def _loss(self, memory: Memory, text: Texts, token: torch.Tensor, per_token: bool, *, with_kept: bool) -> Any:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from cmp.model.backbone import BackboneId
+from cmp.space.hub_names import hub_data_set
 from cmp.space.settings import TrialSettings
 
 DEFINITIONS: dict[str, tuple[str, str]] = {
@@ -34,6 +35,9 @@ DEFINITIONS: dict[str, tuple[str, str]] = {
     "tokens": ("", "tokens trained on until then, context and target"),
     "seconds": ("s", "training time until then"),
 }
+# Settings that say where files lay: nobody's business but theirs who trained it.
+PLACES = ("save_root", "data_root")
+FOLDER = '"this/folder"'
 NUMBERS_NOTE = (
     "All losses are teacher-forced means over kept target tokens of the validation documents. These chose the epoch "
     "and the trial, so that its numbers flatter it."
@@ -69,6 +73,55 @@ def model_card(
     sections += [tests or "", _numbers(metrics), _part(settings, metrics, n_cmps)]
     sections += [_backbone(settings, backbone), _data(settings, window, data), _settings(settings)]
     return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def hub_metadata(
+    settings: TrialSettings,
+    backbone: BackboneId,
+    metrics: Mapping[str, Any],
+    data: Mapping[str, Any],
+    repository: str,
+) -> str:
+    """The head of a card on the hub, which makes it show base model, data set and loss; arguments as `model_card`'s."""
+    from huggingface_hub import EvalResult, ModelCardData
+
+    on_hub = data.get("revision") is not None
+    data_set = hub_data_set(settings.dataset) if on_hub else settings.dataset.rstrip("/").rpartition("/")[2]
+    found: dict[str, Any] = {"library_name": "cmp", "tags": ["context-compression", f"{settings.memory}-memory"]}
+    if backbone.revision is not None:
+        found |= {"base_model": backbone.name, "base_model_relation": "adapter"}
+    if on_hub:
+        found["datasets"] = [data_set]
+    if metrics.get("val_loss") is not None:
+        shown = {
+            name: metrics[name] for name in ("val_loss", "no_context_loss", "full_context_loss") if name in metrics
+        }
+        found["model_name"] = repository.rpartition("/")[2]
+        found["eval_results"] = [
+            EvalResult(
+                task_type="text-generation",
+                dataset_type=data_set,
+                dataset_name=data_set,
+                dataset_revision=data.get("revision"),
+                dataset_split="validation",
+                metric_type=name,
+                metric_name=f"{name} (nats per token)",
+                metric_value=value,
+            )
+            for name, value in shown.items()
+        ]
+    return f"---\n{ModelCardData(**found).to_yaml()}\n---\n\n"
+
+
+def without_metadata(card: str) -> str:
+    """A card that came from the hub, without its head."""
+    return card.split("\n---\n", 1)[1].lstrip("\n") if card.startswith("---\n") and "\n---\n" in card else card
+
+
+def in_repository(card: str, repository: str) -> str:
+    """A card as it stands beside the files on the hub."""
+    lines = card.replace(FOLDER, json.dumps(repository)).splitlines(keepends=True)
+    return "".join(line for line in lines if not line.startswith(tuple(f"| {place} |" for place in PLACES)))
 
 
 def _heading(settings: TrialSettings, backbone: BackboneId, trial: int | None, n_cmps: int | None) -> str:
@@ -114,7 +167,7 @@ def _usage(settings: TrialSettings) -> str:
     lines = [
         "from cmp import Compressor",
         "",
-        'compressor = Compressor.from_pretrained("this/folder")',
+        f"compressor = Compressor.from_pretrained({FOLDER})",
         'memory = compressor.compress("a long text ...")',
     ]
     if not settings.rmb_only:
@@ -165,6 +218,7 @@ def _settings(settings: TrialSettings) -> str:
     rows = [
         (name, f"{value} (default)" if value == defaults[name] else value)
         for name, value in dataclasses.asdict(settings).items()
+        if name not in PLACES
     ]
     return _table("## Settings", rows)
 

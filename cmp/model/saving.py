@@ -20,7 +20,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from cmp.model.backbone import BackboneId
-from cmp.model.card import model_card
+from cmp.model.card import PLACES, hub_metadata, in_repository, model_card, without_metadata
+from cmp.model.hub import HubError, fetched, is_hub_id
 from cmp.objects import ObjectStore, StoreError, is_url
 from cmp.space.errors import UserError
 from cmp.space.settings import TrialSettings
@@ -34,6 +35,7 @@ FORMAT_VERSION = 1
 CONFIG, TENSORS, CARD = "config.json", "compressor.safetensors", "README.md"
 # The text control that a compressor is measured by, in the same folder: the same two files under other names.
 CONTROL_CONFIG, CONTROL_TENSORS = "control.json", "control.safetensors"
+FILES = (CONFIG, TENSORS, CARD, CONTROL_CONFIG, CONTROL_TENSORS)
 
 
 class CompressorError(UserError):
@@ -117,10 +119,10 @@ def card_of(
 
 
 def read_compressor(place: str | Path) -> tuple[SavedConfig, dict[str, torch.Tensor]]:
-    """Read and check a compressor, from its folder or the URL of one on an object store.
+    """Read and check a compressor, from its folder, the URL of one on an object store, or the hub.
 
     Raises:
-        CompressorError: missing or damaged files, or a store that cannot be read.
+        CompressorError: missing or damaged files, or a store or hub that cannot be read.
     """
     with opened(place) as folder:
         config = read_config(folder)
@@ -129,14 +131,15 @@ def read_compressor(place: str | Path) -> tuple[SavedConfig, dict[str, torch.Ten
 
 @contextlib.contextmanager
 def opened(place: str | Path) -> Iterator[Path]:
-    """A compressor's folder, or a copy of what is at its URL; errors then name the URL, not the copy."""
+    """A compressor's folder, or a copy of what is at its URL or hub id; errors then name these, not the copy."""
     try:
-        with local_folder(place) as folder:
+        source = fetched(str(place), FILES) if is_hub_id(place) else place
+        with local_folder(source) as folder:
             try:
                 yield folder
             except CompressorError as error:
                 raise CompressorError(str(error).replace(str(folder), str(place)) + _hint(place)) from error
-    except StoreError as error:
+    except (StoreError, HubError) as error:
         raise CompressorError(str(error)) from error
 
 
@@ -153,6 +156,28 @@ def add_control(folder: Path, control: Path) -> None:
     for name, copy in ((TENSORS, CONTROL_TENSORS), (CONFIG, CONTROL_CONFIG)):
         with replacing(folder / copy) as temporary:
             shutil.copyfile(control / name, temporary)
+
+
+def write_for_hub(place: str | Path, folder: Path, repository: str) -> None:
+    """Write a compressor's files as the hub has them: a card with metadata, and no word of where files lay.
+
+    Args:
+        place: the compressor.
+        folder: where to write; empty.
+        repository: the hub id that it will have.
+    """
+    with opened(place) as source:
+        config = read_config(source)
+        for name in (name for name in FILES if (source / name).is_file()):
+            shutil.copyfile(source / name, folder / name)
+    for name in (name for name in (CONFIG, CONTROL_CONFIG) if (folder / name).is_file()):
+        raw = _read_json(folder, name)
+        raw["settings"] = {key: value for key, value in raw["settings"].items() if key not in PLACES}
+        write_json(folder / name, raw)
+    card, origin = folder / CARD, config.origin
+    text = card.read_text(encoding="utf-8") if card.is_file() else card_of(config)
+    head = hub_metadata(config.settings, config.backbone, origin.metrics, origin.data, repository)
+    write_text(card, head + in_repository(without_metadata(text), repository))
 
 
 def has_control(folder: Path) -> bool:

@@ -10,13 +10,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from cmp.space.hub_names import HUB_NAMES, hub_data_set
 from cmp.space.settings import TrialSettings
 from cmp.train.data import hub, local
 from cmp.train.data.columns import GLUE, GLUE_SINGLES, Document, Reading, Records, choose_reading
 from cmp.train.data.errors import DataError
 from cmp.train.data.rows import Layout
 
-HUB_NAMES = {"openwebtext": "Skylion007/openwebtext", "glue": "nyu-mll/glue"}
 ROW_SETTINGS = (
     "context_column", "prompt_column", "answer_column", "answer_choices", "prompt_template", "chat_template",
 )  # fmt: skip
@@ -169,7 +169,7 @@ def _hub_name(settings: TrialSettings) -> tuple[str, str | None, str | None]:
     """
     dataset, _, revision = settings.dataset.partition("@")
     if dataset != "glue" and not dataset.startswith("glue/"):
-        return HUB_NAMES.get(dataset, dataset), settings.dataset_config, revision or None
+        return hub_data_set(dataset), settings.dataset_config, revision or None
     task = dataset.removeprefix("glue").strip("/") or settings.dataset_config or "mrpc"
     known = ", ".join(GLUE)
     if task in GLUE_SINGLES and not settings.rmb_only and settings.answer_column is None:
