@@ -21,7 +21,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import yaml
 
@@ -117,7 +116,7 @@ class Bench:
             "command": shlex.join(["python", "-m", "tests.benchmarks.techniques", *sys.argv[1:]]),
         }
         append(self.args.out, row)
-        means = [statistics.fmean(values) for values in zip(*[(r.validation, r.train, r.seconds) for r in runs])]
+        means = [statistics.fmean(getattr(run, name) for run in runs) for name in ("validation", "train", "seconds")]
         print(
             f"{name:28}{loss:8.4f}{spread:8.4f}{swapped:9.4f}{constant:9.4f}{row['text_at_keep_len']:9.4f}"
             f"{worth.tokens:7.1f}{worth.gain:6.2f}{worth.carried or float('nan'):8.3f}"
@@ -132,7 +131,8 @@ class Bench:
     def _curve(self, settings: TrialSettings) -> dict[str, float]:
         """The text curve of the control that belongs to a recipe."""
         own = {name: getattr(settings, name) for name in CONTROLLED}
-        like = settings if self.args.own_control else dataclasses.replace(self.base, **own)
+        kind = dataclasses.replace(self.base, **own)
+        like = {"base": self.base, "kind": kind, "own": settings}[self.args.control]
         control = dataclasses.replace(like, **UNCONTROLLED, n_cmps=self._largest, cmp_len=self.window.context_len)
         model, data, _ = self._trained(control, "control")
         batches = validation_batches(len(data.test), TEST_BATCH_SIZE, None)
@@ -236,8 +236,9 @@ def _arguments() -> argparse.Namespace:
     )  # fmt: skip
     parser.add_argument("--no-base", action="store_true", help="only the changes")
     parser.add_argument(
-        "--own-control", action="store_true", help="the control takes all of a change, not kind and objective alone"
-    )
+        "--control", choices=("base", "kind", "own"), default="kind",
+        help="the text control takes its settings from the base, with the change's kind and objective, or from the change",
+    )  # fmt: skip
     parser.add_argument("--key", default="", help="names what the settings do not say, such as a version of the code")
     parser.add_argument("--cache", type=Path, default=Path("results/benchmark-techniques"))
     parser.add_argument("--out", type=Path, default=Path("tests/benchmarks/results/techniques.json"))
