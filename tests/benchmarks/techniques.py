@@ -237,7 +237,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--no-base", action="store_true", help="only the changes")
     parser.add_argument(
         "--control", choices=("base", "kind", "own"), default="kind",
-        help="the text control takes its settings from the base, with the change's kind and objective, or from the change",
+        help="settings of the text control: the base's, with the change's kind and objective, or all of the change's",
     )  # fmt: skip
     parser.add_argument("--key", default="", help="names what the settings do not say, such as a version of the code")
     parser.add_argument("--cache", type=Path, default=Path("results/benchmark-techniques"))
