@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from cmp.model.api import Compressor
 from cmp.model.batch import Batch, TokenScores, split
@@ -203,8 +202,15 @@ def constant_scores(model: CompressionModel, batch: Batch) -> TokenScores:
 
 
 def parsed(words: list[str]) -> dict[str, Any]:
-    """`key=value` words, values as YAML has them."""
-    return {key: yaml.safe_load(value) for key, _, value in (word.partition("=") for word in words)}
+    """`setting=value` words; values as JSON has them, or plain texts."""
+
+    def value(text: str) -> Any:
+        try:
+            return json.loads(text)
+        except ValueError:
+            return text
+
+    return {name: value(text) for name, _, text in (word.partition("=") for word in words)}
 
 
 def mean_and_spread(values: list[float]) -> tuple[float, float]:
