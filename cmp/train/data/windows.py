@@ -178,8 +178,9 @@ class TextWindows:
         window_len: tokens per window.
         cut: what the trial reads of each.
         slack: (documents,) tokens after each document's last window that belong to it too, so that later passes over
-            the text can cut it up to so much further on; None is none. On 695 windows of short stories, each seen
-            30 times, this brought validation from 0.633 to 0.663 recovered.
+            the text can begin their windows anywhere in it; None cuts every pass alike. On 618 windows of short
+            stories, each seen 31 times, a loss of 1.652 after the same cut every time but for the slack, of 1.631
+            after windows that begin anywhere.
     """
 
     def __init__(
@@ -192,6 +193,7 @@ class TextWindows:
         slack: np.ndarray | None = None,
     ) -> None:
         self._tokens = tokens
+        self._starts, self._counts = starts, counts
         self._ends = np.cumsum(counts)
         self._shift = starts - (self._ends - counts) * window_len
         self._window_len = window_len
@@ -213,7 +215,9 @@ class TextWindows:
         documents = self.documents(indices)
         starts = self._shift[documents] + indices * self._window_len
         if passes is not None and self._slack is not None:
-            starts = starts + (passes * GOLDEN % 1.0 * (self._slack[documents] + 1)).astype(np.int64)
+            first, room = self._starts[documents], self._counts[documents] * self._window_len + self._slack[documents]
+            room = room - self._window_len + 1  # where a window of the document can begin
+            starts = first + (starts - first + (passes * GOLDEN % 1.0 * room).astype(np.int64)) % room
         ids = torch.from_numpy(self._tokens[starts[:, None] + self._columns].astype(np.int64))
         if not self._cut.boundary:
             return Batch(ids, ids)
