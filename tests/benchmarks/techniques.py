@@ -24,9 +24,9 @@ from typing import Any
 import torch
 
 from cmp.model.api import Compressor
-from cmp.model.batch import Batch, TokenScores, split
 from cmp.model.compression import CompressionModel
-from cmp.results.provenance import git_commit, hardware
+from cmp.model.steps import ScoreStep
+from cmp.results.provenance import git_commit, hardware, versions
 from cmp.results.worth import TextCurve, worth_of
 from cmp.space.settings import TrialSettings, Window
 from cmp.store import write_json
@@ -90,34 +90,33 @@ class Bench:
         swapped = mean_and_spread([run.swapped for run in runs if run.swapped is not None])[0]
         constant = mean_and_spread([run.constant for run in runs])[0]
         worth = worth_of(curve, loss, settings.positions)
+        means = [statistics.fmean(getattr(run, name) for run in runs) for name in ("validation", "train", "seconds")]
         row = {
             "set": self.args.name,
             "change": name,
-            "settings": self._told(settings),
             "changed": change,
+            "base": self._told(self.base),
             "loops": settings.n_train_loops * settings.n_epochs,
-            "seeds": self.args.seeds,
+            "seeds": len(self.args.seeds),
             "loss": loss,
             "spread": spread,
             "swapped": swapped,
             "constant": constant,
-            "text": dict(curve.points),
-            "text_at_keep_len": curve.loss(settings.keep_len),
+            "text at keep_len": curve.loss(settings.keep_len),
             "positions": settings.positions,
             "worth": worth.tokens,
             "gain": worth.gain,
+            "gains": [worth_of(curve, run.test, settings.positions).gain for run in runs],
             "carried": worth.carried,
             "nested": {n: mean_and_spread([run.nested[n] for run in runs])[0] for n in runs[0].nested},
-            "runs": [dataclasses.asdict(run) for run in runs],
-            "date": datetime.now(UTC).isoformat(timespec="seconds"),
-            "commit": git_commit(),
-            "machine": hardware(),
-            "command": shlex.join(["python", "-m", "tests.benchmarks.techniques", *sys.argv[1:]]),
+            "validation": means[0],
+            "training": means[1],
+            "seconds": means[2],
+            "text": {str(kept): loss for kept, loss in curve.points},
         }
         append(self.args.out, row)
-        means = [statistics.fmean(getattr(run, name) for run in runs) for name in ("validation", "train", "seconds")]
         print(
-            f"{name:28}{loss:8.4f}{spread:8.4f}{swapped:9.4f}{constant:9.4f}{row['text_at_keep_len']:9.4f}"
+            f"{name:28}{loss:8.4f}{spread:8.4f}{swapped:9.4f}{constant:9.4f}{row['text at keep_len']:9.4f}"
             f"{worth.tokens:7.1f}{worth.gain:6.2f}{worth.carried or float('nan'):8.3f}"
             f"{means[0]:8.4f}{means[1]:8.4f}{means[2]:8.0f}",
             flush=True,
@@ -134,16 +133,18 @@ class Bench:
         like = {"base": self.base, "kind": kind, "own": settings}[self.args.control]
         control = dataclasses.replace(like, **UNCONTROLLED, n_cmps=self._largest, cmp_len=self.window.context_len)
         model, data, _ = self._trained(control, "control")
-        batches = validation_batches(len(data.test), TEST_BATCH_SIZE, None)
+        batches = validation_batches(data.test, TEST_BATCH_SIZE, None)
         workers = Workers(LocalSession(), control)
-        return validate_control(model, data.test, batches, workers, whole_curve=True).text_curve
+        return validate_control(ScoreStep(model), data.test, batches, workers, whole_curve=True).text_curve
 
     def _trial(self, settings: TrialSettings) -> Measured:
         model, data, folder = self._trained(settings, "search")
-        batches = validation_batches(len(data.test), TEST_BATCH_SIZE, None)
+        batches = validation_batches(data.test, TEST_BATCH_SIZE, None)
         workers = Workers(LocalSession(), settings)
-        found = validate_compressor(model, data.test, batches, workers)
-        constant = mean_scores(lambda batch: constant_scores(model, batch), data.test, batches, workers)
+        found = validate_compressor(ScoreStep(model), data.test, batches, workers)
+        constant = mean_scores(
+            lambda batch: model.score_variants(batch, None, with_mean=True)["mean"], data.test, batches, workers
+        )
         said = json.loads((folder / "said.json").read_text())
         swapped = None if found.swapped is None else found.swapped.loss
         return Measured(
@@ -191,16 +192,6 @@ class Bench:
         }
 
 
-def constant_scores(model: CompressionModel, batch: Batch) -> TokenScores:
-    """Scores after a memory without content: every row reads the mean of the batch."""
-    memories = model.compress(batch)
-    mean = memories.vectors.float().mean(0, keepdim=True).to(memories.vectors.dtype)
-    memories = dataclasses.replace(memories, vectors=mean.expand_as(memories.vectors))
-    task = model.tasks(batch, split(batch, model.view))[0]
-    (states,) = model.decode(memories, [task])
-    return model.backbone.scores(states, task.ids, task.mask)
-
-
 def parsed(words: list[str]) -> dict[str, Any]:
     """`setting=value` words; values as JSON has them, or plain texts."""
 
@@ -221,9 +212,16 @@ def mean_and_spread(values: list[float]) -> tuple[float, float]:
 
 
 def append(path: Path, row: dict[str, Any]) -> None:
-    """Add a row to a JSON list; a file that was never written is an empty one."""
-    rows = json.loads(path.read_text()) if path.is_file() else []
-    write_json(path, [*rows, row])
+    """Add a row to a file of results; command, date and commit are those of the newest row."""
+    before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"notes": "", "rows": []}
+    measured = {
+        "command": shlex.join(["python", "-m", "tests.benchmarks.techniques", *sys.argv[1:]]),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": git_commit(),
+        "machine": hardware(),
+        "versions": versions(),
+    }
+    write_json(path, {**measured, "notes": before["notes"], "rows": [*before["rows"], row]})
 
 
 def _arguments() -> argparse.Namespace:
