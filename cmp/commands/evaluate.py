@@ -144,16 +144,24 @@ def evaluate(compressor: "Compressor", args: argparse.Namespace) -> Evaluation:
     from cmp.train.testing import score_compressor
 
     settings = _data_settings(compressor.settings, args)
+    if args.last and (settings.rmb_only or max(args.last) > settings.context_len):
+        raise UserError("--last", "there is no such text: " + _text_there_is(settings))
     parts = []
     for windows in _window_sets(compressor, settings, args):
         batches = validation_batches(windows, settings.val_batch_size, settings.max_val_loops)
         parts.append((windows, batches))
     control = Compressor.text_control(args.folder, compressor.backbone)
     scores, sums = score_compressor(
-        compressor, control, parts, split=args.split, n_cmps=args.vectors, show_progress=True
+        compressor, control, parts, split=args.split, n_cmps=args.vectors, also_text=args.last, show_progress=True
     )
     found = _put_together(compressor, settings.dataset, args, scores, sums)
     return _with_answers(found, compressor, control, [windows for windows, _ in parts], args)
+
+
+def _text_there_is(settings: TrialSettings) -> str:
+    if settings.rmb_only:
+        return "the context itself is predicted (rmb_only)"
+    return f"contexts have {settings.context_len} tokens"
 
 
 def _with_answers(
@@ -431,6 +439,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--vectors", type=positive_int, metavar="N", help="score fewer vectors than trained, with nested: true"
+    )
+    parser.add_argument(
+        "--last",
+        type=positive_int,
+        nargs="+",
+        default=[],
+        metavar="N",
+        help="also read the last N tokens of the context as plain text; 0, 1, 2, 4, ... are always read",
     )
     parser.add_argument(
         "--answers",

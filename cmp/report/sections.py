@@ -51,7 +51,7 @@ were not scored there."""
 
 
 def _switch(view: SearchView, keys: str) -> Markup:
-    curve = view.text_curve
+    curve = view.worth_curve
     names = ["val_loss", *(["gain"] if curve is not None and curve.text_helps else []), "recovered"]
     buttons = "".join(
         f'<button data-variant="{name}" aria-pressed="{str(name == "val_loss").lower()}">{name}</button>'
@@ -66,7 +66,7 @@ def _line_to_beat(view: SearchView) -> str:
     if view.trained_curve is not None:
         return (
             "The solid line is what plain text does at the same price, by the text control: points under it win. "
-            f"{dashed.capitalize()}. "
+            f"{dashed.capitalize()}, where that is in view. "
         )
     if view.plain_curve is not None:
         return f"{dashed.capitalize()}; it does not know the text as the trials do, so points under it win too easily. "
@@ -81,7 +81,7 @@ def _searched_for(view: SearchView) -> str:
 
 
 def _front_columns(view: SearchView) -> list[str]:
-    worth = ["worth", "gain"] if view.text_curve is not None else []
+    worth = ["worth", "gain"] if view.worth_curve is not None else []
     test = ["test loss", "test gain"] if view.tested is not None else []
     others = [name for name in view.domains if name != "n_cmps"]
     return ["positions", "vectors", "ratio", "val_loss", *worth, *test, "recovered", "trial", *others]

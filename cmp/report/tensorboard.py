@@ -79,10 +79,10 @@ class TensorBoardWriter:
 
     def update(self, history: History) -> None:
         """Write the reports and ends of trials that are not written yet, and flush them to the files."""
-        if history.text_curve != self._curve:
+        if history.worth_curve != self._curve:
             self.close()
             self._closed.clear()
-            self._curve = history.text_curve
+            self._curve = history.worth_curve
         for number, record in history.trials.items():
             if number in self._closed or not (record.reports or record.has_ended):
                 continue

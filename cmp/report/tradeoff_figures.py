@@ -55,7 +55,7 @@ def tradeoff(view: SearchView, against: str) -> Variants:
     """
     axis = _AXES[against]
     found = {"val_loss": _by_loss(view, axis)}
-    if view.text_curve is not None and view.text_curve.text_helps:
+    if view.worth_curve is not None and view.worth_curve.text_helps:
         found["gain"] = _by_gain(view, axis)
     found["recovered"] = _by_recovered(view, axis)
     return found
@@ -69,7 +69,11 @@ def _by_loss(view: SearchView, axis: _Axis) -> Figure:
         text = next(trace["y"] for trace in reversed(figure["data"]) if trace["name"] == ADAPTED)
         always = [*text, *view.full_context_losses]
     figure["layout"] |= {"shapes": shapes, "annotations": notes}
-    figure["layout"]["yaxis"] = {"title": {"text": "val_loss, nats per token"}, **axis_range(losses, always)}
+    shown = axis_range(losses, always)
+    figure["layout"]["yaxis"] = {"title": {"text": "val_loss, nats per token"}, **shown}
+    if "range" in shown:  # the bare model's text may lie far above all trials
+        top = max(shown["range"])
+        figure["data"] = [trace for trace in figure["data"] if trace["name"] != BARE or min(trace["y"]) < top]
     return figure
 
 

@@ -38,7 +38,7 @@ def trials_table(view: SearchView) -> Markup:
 def _columns(view: SearchView) -> dict[str, str]:
     """Their names, and whether numbers ("n") or text ("t") is in them; those that no trial has are left out."""
     columns = {"trial": "n", "val_loss": "n"}
-    if view.text_curve is not None and view.text_curve.text_helps:
+    if view.worth_curve is not None and view.worth_curve.text_helps:
         columns |= {"worth": "n", "gain": "n", "carried": "n"}
     if any(t.best and t.best.get("swapped_loss") is not None for t in view.trials):
         columns["swapped"] = "n"

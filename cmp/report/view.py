@@ -224,6 +224,11 @@ class SearchView:
         return self.history.text_curve
 
     @property
+    def worth_curve(self) -> TextCurve | None:
+        """The same where worth is read off it; None while the text control is not done."""
+        return self.history.worth_curve
+
+    @property
     def trained_curve(self) -> TextCurve | None:
         """The same where it is the text control's."""
         return self.text_curve if self.text_curve is not None and self.text_curve.trained else None

@@ -77,7 +77,7 @@ def _readings(
     whose = "" if curve is None or curve.trained else ", the model untrained"
     found: list[tuple[Kind, str, _Loss]] = [
         ("no context", "the model without the context", (bounds[0], None)),
-        ("adapted", f"the adapted model {_text_words(candidate.kept)}, without any memory", (adapted, None)),
+        ("adapted", f"the adapted model {_without_memory(candidate.kept)}", (adapted, None)),
         ("swapped", "with the memory of another document", swapped),
         ("mean", "with one constant memory, the mean", mean),
         ("text", f"plain text at the same price, the last {tokens}{whose}", (text, None)),
@@ -87,10 +87,10 @@ def _readings(
     return [ReadingLoss(kind, words, loss, interval) for kind, words, (loss, interval) in found if loss is not None]
 
 
-def _text_words(kept: int) -> str:
+def _without_memory(kept: int) -> str:
     if kept == 0:
-        return "without any text"
-    return f"with the last {f'{kept} tokens' if kept > 1 else 'token'}"
+        return "without the context"
+    return f"with the last {f'{kept} tokens' if kept > 1 else 'token'}, without any memory"
 
 
 def worth_caveat(space: Space, history: History) -> str | None:
@@ -107,7 +107,7 @@ def worth_caveat(space: Space, history: History) -> str | None:
     elif not space.search.control:
         why = "there is no text control (search.control: false)"
     else:
-        why = "the text control is not done"
+        return "what a memory is worth in plain text is not known before the text control is done"
     return f"{why}, so worth is by the untrained model's text curve and adaptation to the text counts as memory"
 
 

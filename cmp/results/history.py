@@ -183,9 +183,19 @@ class History:
         """What plain text does for the backbone as it is; None before any report has it."""
         return self._curves.plain
 
+    @property
+    def worth_curve(self) -> TextCurve | None:
+        """The text curve that worth is read off; None while a text control may still say what text does.
+
+        By the backbone's own curve a compressor seems worth several times as much: adaptation to the text counts in it.
+        """
+        curve, control = self.text_curve, self.control
+        is_awaited = control is not None and not control.has_ended
+        return None if curve is None or (is_awaited and not curve.trained) else curve
+
     def worth_of(self, report: Mapping[str, Any]) -> Worth | None:
         """What the compressor of a report is worth in plain text; None where that is not known (yet)."""
-        return self._curves.worth_of(report)
+        return None if self.worth_curve is None else self._curves.worth_of(report)
 
     def count(self, status: Status) -> int:
         """How many trials have this status."""

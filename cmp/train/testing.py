@@ -114,6 +114,7 @@ def score_compressor(
     *,
     split: str,
     n_cmps: int | None = None,
+    also_text: Sequence[int] = (),
     show_progress: bool = False,
 ) -> tuple[SplitScores, dict[str, WaySums]]:
     """Score one compressor on any windows; see `score_candidates`.
@@ -124,6 +125,7 @@ def score_compressor(
         parts: windows, and the batches of them to score; the documents of one are not those of another.
         split: what to call them.
         n_cmps: score this many vectors of each piece instead of all.
+        also_text: measure plain text at these numbers of last tokens too.
         show_progress: a bar with the time left.
 
     Returns:
@@ -136,7 +138,7 @@ def score_compressor(
     order = [chosen, *(size for size in (settings.n_cmps, *reversed(sizes)) if size != chosen)]
     trial = -1 if compressor.origin.trial is None else compressor.origin.trial
     candidates = [Candidate(trial, epoch, size * settings.n_pieces, settings.keep_len) for size in order]
-    lengths = [] if settings.rmb_only else text_lengths(settings.context_len, candidates[0].positions)
+    lengths = [] if settings.rmb_only else text_lengths(settings.context_len, candidates[0].positions, *also_text)
     ways = [bounds_way(backbone, lengths), memory_way(compressor.model, sizes=sizes)]
     ways += [] if control is None else [control_way(control.model, lengths)]
     ways += [reconstruction_way(compressor.model)] if compressor.can_reconstruct and compressor.can_continue else []

@@ -134,12 +134,12 @@ def test_every_way_of_reading_stands_beside_the_others(plan: TrialPlan, tmp_path
         pytest.skip("with rmb_only there is no text that stands in for a context")
     compressor = Compressor.from_pretrained(plan.folder / "best")
 
-    found = scores_of(plan, tmp_path, "--all-windows")
+    found = scores_of(plan, tmp_path, "--all-windows", "--last", "12", "3", "4")
 
     rows = {row["read"]: row for row in found["ways"]}
     assert list(rows) == [
         "nothing", "its own memory", "the memory of another document", "one constant memory, the mean",
-        *(f"the bare model: the last {kept} tokens" for kept in (1, 2, 4, 8, 16, 24)), "the whole context",
+        *(f"the bare model: the last {kept} tokens" for kept in (1, 2, 3, 4, 8, 12, 16, 24)), "the whole context",
     ]  # fmt: skip
     assert rows["its own memory"]["loss"] == found["val_loss"]
     assert rows["the whole context"]["loss"] == pytest.approx(rows["the bare model: the last 24 tokens"]["loss"])
@@ -149,6 +149,15 @@ def test_every_way_of_reading_stands_beside_the_others(plan: TrialPlan, tmp_path
     assert first["loss"]["low"] <= first["loss"]["value"] <= first["loss"]["high"]
     assert not found["scores"]["trained"], "its folder has no text control"
     assert compressor.settings.n_cmps == found["positions"] == 2
+
+
+def test_text_that_no_context_has_is_refused(plan: TrialPlan, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = "24" if plan.settings.rmb_only else "25"
+
+    assert evaluate([str(plan.folder / "best"), "--device", "cpu", "--last", asked]) == 2
+
+    why = "the context itself is predicted" if plan.settings.rmb_only else "contexts have 24 tokens"
+    assert f"--last: there is no such text: {why}" in capsys.readouterr().err
 
 
 def test_with_its_text_control_a_compressor_is_measured_by_it(plan: TrialPlan, tmp_path: Path) -> None:

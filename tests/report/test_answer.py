@@ -114,12 +114,14 @@ def test_scores_of_an_earlier_best_are_not_passed_off_as_the_bests(results: Call
     assert "trial, epoch 4, 9" in words or "trial, epoch 4, 10" in words
 
 
-def test_while_it_runs_the_answer_says_by_whose_text_it_measures(pages: Callable[[str], Path]) -> None:
+def test_nothing_is_said_of_worth_before_the_text_control_is_done(pages: Callable[[str], Path]) -> None:
     words = plain(section(pages("control-running"), "answer"))
 
     assert words.startswith("Answer So far: ")
     assert "the model untrained" in words
-    assert "without any memory" not in words, "there is no adapted model yet"
+    assert "adapted model" not in words, "there is none yet"
+    assert "do the work of" not in words, "by the bare model's text it would be worth several times as much"
+    assert not {"worth", "gain"} & set(trials(pages("control-running"))["0"])
 
 
 def test_what_is_lost_is_said_by_kind_of_token_with_what_a_memory_costs(pages: Callable[[str], Path]) -> None:

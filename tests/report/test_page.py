@@ -53,7 +53,7 @@ def facts(page: Path) -> dict:  # type: ignore[type-arg]
         ("untested", "On the validation documents that it was selected on, which flatters it: gain "),
         ("untested", "There are no scores on the test split."),
         ("control-running", "So far: "),
-        ("control-running", "the text control is not done, so worth is by the untrained model"),
+        ("control-running", "what a memory is worth in plain text is not known before the text control is done"),
         ("control-running", "The test split is scored at the end."),
         ("no-control", "there is no text control (search.control: false), so worth is by the untrained model"),
         ("useless-text", "The context itself does not help here."),

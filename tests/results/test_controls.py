@@ -70,7 +70,7 @@ def test_of_validation_there_is_what_the_report_has() -> None:
     rows = readings_on_validation(history, metrics, Candidate(3, 1, vectors=1, kept=0))
 
     assert [row.loss for row in rows] == pytest.approx([2.5, 2.0, 1.95, 1.975, 1.75, 1.6])
-    assert rows[1].read == "the adapted model without any text, without any memory"
+    assert rows[1].read == "the adapted model without the context"
     assert rows[3].read == "plain text at the same price, the last token"
     old = readings_on_validation(History(), {"val_loss": 1.75, "no_context_loss": 2.5, "full_context_loss": 1.6}, BEST)
     assert [row.loss for row in old] == [2.5, 1.75, 1.6]
@@ -81,7 +81,7 @@ def test_of_validation_there_is_what_the_report_has() -> None:
     [
         (reported(CONTROL, text_curve=CURVE), {}, None),
         (reported(CONTROL, text_curve={"0": 2.0, "4": 2.1}), {}, "the context itself does not help on this text"),
-        (reported(0, plain_curve=CURVE), {}, "the text control is not done, so worth is by the untrained model's"),
+        (reported(0, plain_curve=CURVE), {}, "is not known before the text control is done"),
         (reported(0, plain_curve=CURVE), {"search": {"control": False}}, r"no text control \(search.control: false\)"),
         (
             [

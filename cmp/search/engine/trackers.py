@@ -16,7 +16,10 @@ _NOT_METRICS = ["event", "node", "pid", "job"]
 
 
 class Measure:
-    """Adds what a trial's result is worth in plain text, as the journal's history knows it, to what a tracker gets."""
+    """Adds what a trial's result is worth in plain text, as the journal's history knows it, to what a tracker gets.
+
+    Results that come before the text control is done have no worth: a tracker's rows cannot be written again.
+    """
 
     def __init__(self, history: History) -> None:
         self._history: History | None = history

@@ -211,7 +211,7 @@ def _report_text(history: History, metrics: Mapping[str, Any], epoch: int) -> st
     worth = history.worth_of(metrics) if metrics.get("swapped_loss") is not None else None
     if worth is not None:
         text += f"  worth {worth.tokens:.1f}  gain {worth.gain:.1f}"
-    elif metrics.get("recovered") is not None:
+    elif metrics.get("swapped_loss") is None and metrics.get("recovered") is not None:
         text += f"  recovered {_fixed(metrics['recovered'], digits=2)}"
     return f"{text}  {_thousands(metrics.get('tokens_per_second'))} tokens/s"
 

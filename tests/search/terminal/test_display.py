@@ -297,7 +297,7 @@ def test_the_last_lines_begin_with_what_the_best_is_worth_on_test_beside_its_con
     assert "gain 1.80 to 2.20" in lines[1]
     for words in (
         "40 test documents that decided nothing",
-        "3.0000  the adapted model without any text, without any memory",
+        "3.0000  the adapted model without the context",
         "2.9000  with the memory of another document",
         "2.8500  with one constant memory",
         "2.5000  plain text at the same price, the last 4 tokens",
