@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from cmp.objects import ObjectStore
+from tests.leftovers import pytest_configure, pytest_sessionfinish, pytest_terminal_summary
+from tests.parallel import pytest_xdist_make_scheduler
 from tests.stores import (
     Gate,
     forget_connections,
@@ -20,8 +22,18 @@ from tests.stores import (
 )
 from tests.tiny import save_tiny_model, write_tiny_rows, write_tiny_text
 
+__all__ = ["pytest_configure", "pytest_sessionfinish", "pytest_terminal_summary", "pytest_xdist_make_scheduler"]
+
 # Tiny tensors gain nothing from a second thread, and threads that wait for each other beside other tests lose a lot.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(autouse=True)
+def stay_here() -> Iterator[None]:
+    """A trial's process enters the search's directory; these tests are such a process one after the other."""
+    before = Path.cwd()
+    yield
+    os.chdir(before)
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,8 @@ from types import ModuleType
 
 import pytest
 
+from cmp.space.loading import load_space
+
 ROOT = Path(__file__).parents[1]
 SPACES = sorted((ROOT / "spaces").glob("*.yaml"))
 
@@ -146,7 +148,6 @@ def test_a_dry_run_prints_what_would_happen_and_trains_nothing(typed: Callable, 
 def test_a_dry_run_says_what_becomes_of_a_search_that_is_there(typed: Callable, tiny_space: Path) -> None:
     from cmp.results.folder import ResultsFolder
     from cmp.search.decide.ledger import Ledger
-    from cmp.space.loading import load_space
 
     space = load_space(tiny_space)
     ledger = Ledger(space, ResultsFolder(Path(space.results_place)), views=False)
@@ -197,9 +198,10 @@ def test_a_dry_run_of_a_rehearsal_fits_the_testing_model(
 
 @pytest.mark.parametrize("path", SPACES, ids=lambda path: path.stem)
 def test_every_shipped_space_dry_runs_on_local_stand_ins(
-    typed: Callable, path: Path, tmp_path: Path, tiny_model_folder: Path, tiny_text_file: Path
+    typed: Callable, path: Path, tmp_path: Path, tiny_model_folder: Path, tiny_text_file: Path, tiny_rows_file: Path
 ) -> None:
-    overrides = [f"model_string={tiny_model_folder}", f"dataset={tiny_text_file}", f"save_root={tmp_path}"]
+    data = tiny_text_file if load_space(path).fixed["context_column"] is None else tiny_rows_file
+    overrides = [f"model_string={tiny_model_folder}", f"dataset={data}", f"save_root={tmp_path}"]
     overrides += [f"data_root={tmp_path}", f"testing={tiny_model_folder}"]
 
     code, out, _ = typed(path, *(word for override in overrides for word in ("--set", override)), "--test", "--dry-run")

@@ -14,11 +14,12 @@ _HEADINGS = {"": "settings", "search": "search: (a section)", "resources": "reso
 def settings_help(width: int = 100) -> str:
     """Every setting, one paragraph each, by section; `width` is the terminal's, in columns."""
     lines = []
+    column = 2 + max(len(_short(rule)) for rule in RULES.values())
     for section, heading in _HEADINGS.items():
         lines.append(f"{heading}:" if not section else heading)
         for rule in _rules_of(section):
             text = f"{rule.meaning}{_default(rule)}"
-            first = f"  {_short(rule):20}"
+            first = f"  {_short(rule):{column}}"
             lines += textwrap.wrap(text, width, initial_indent=first, subsequent_indent=" " * len(first))
     return "\n".join(lines)
 

@@ -75,7 +75,7 @@ def test_shell_recipes_are_shell(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["search", "slurm", "job", "kuberay"])
 def test_every_search_in_a_recipe_is_a_command_that_the_program_understands(name: str) -> None:
-    commands = re.findall(r"python (?:/app/)?search\.py ([^\n&\"'#]+)", recipe(name))
+    commands = re.findall(r"python (?:/app/)?search\.py ((?:\"[^\"\n]*\"|[^\n&\"'#])+)", recipe(name))
     assert commands
     for command in commands:
         arguments = _parser().parse_args(shlex.split(command))

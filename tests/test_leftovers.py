@@ -1,0 +1,54 @@
+"""A run of tests that leaves a process behind says which, ends it, and fails."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests import leftovers
+
+ROOT = Path(__file__).resolve().parents[1]
+LEAVES = """
+import subprocess
+
+def test_that_leaves_an_orphan():
+    subprocess.run(["sh", "-c", "sleep 1234 & echo $! >orphan"], check=True)
+"""
+
+
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_an_orphan_of_a_test_is_named_and_ended(tmp_path: Path, workers: str) -> None:
+    (tmp_path / "conftest.py").write_text(
+        "from tests import leftovers\n"
+        "from tests.leftovers import pytest_configure, pytest_sessionfinish, pytest_terminal_summary\n"
+        "leftovers.PATIENCE_SECONDS = 0.2\n"
+    )
+    (tmp_path / "test_it.py").write_text(LEAVES)
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-n", workers, "-p", "no:cacheprovider"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    orphan = int((tmp_path / "orphan").read_text())
+
+    assert done.returncode == 1, done.stdout
+    assert "1 passed" in done.stdout
+    assert f"process {orphan}: sleep 1234" in done.stdout
+    assert not Path(f"/proc/{orphan}").exists()
+
+
+def test_everything_below_a_process_is_found_whatever_its_name() -> None:
+    parent = subprocess.Popen(["sh", "-c", "sleep 99 & sleep 98 & echo; wait"], stdout=subprocess.PIPE)
+    try:
+        assert parent.stdout is not None and parent.stdout.readline()
+        found = leftovers.below(parent.pid)
+    finally:
+        for pid in [*leftovers.below(parent.pid), parent.pid]:
+            os.kill(pid, 9)
+        parent.communicate()
+
+    assert sorted(found.values()) == ["sleep 98", "sleep 99"]
