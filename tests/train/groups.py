@@ -19,7 +19,7 @@ TIMEOUT_SECONDS = 120
 
 def run_group(work: Callable[[int, int], Any], n_workers: int, folder: Path) -> list[Any]:
     """What `work(rank, n_workers)` returned on each worker, as plain JSON; None from a worker that died on purpose."""
-    multiprocessing.set_forkserver_preload(["cmp.train.trial"])
+    multiprocessing.set_forkserver_preload(["cmp.train.trial", "transformers.models.gpt2.modeling_gpt2"])
     context = mp.start_processes(
         _worker, args=(work, n_workers, folder), nprocs=n_workers, join=False, start_method="forkserver"
     )
