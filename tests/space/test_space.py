@@ -15,6 +15,7 @@ from cmp.space.space import Space
 
 Load = Callable[..., Space]
 SPACES = sorted((Path(__file__).parents[2] / "spaces").glob("*.yaml"))
+MEASURING = sorted((Path(__file__).parents[1] / "benchmarks/spaces").glob("*.yaml"))
 TINY = ModelFacts(n_layers=2, max_positions=128, vocab_size=260, width=32)
 
 
@@ -79,17 +80,32 @@ def test_the_five_spaces_are_shipped() -> None:
 def test_the_web_text_space_searches_what_it_promises() -> None:
     space = load_space(SPACES[0].parent / "owt.yaml")
 
-    assert set(space.searched) == {"lr", "n_cmps", "cmp_layer", "cmp_len"}
+    assert set(space.searched) == {"lr", "n_cmps", "keep_len", "cmp_layer", "cmp_len"}
     assert (space.fixed["model_string"], space.fixed["dataset"]) == ("gpt2", "openwebtext")
 
 
 def test_the_prototypes_published_setting_is_inside_the_bloom_space() -> None:
     space = load_space(SPACES[0].parent / "bloom.yaml")
-    published = {"lr": 5e-4, "n_cmps": 1, "cmp_len": 10, "cmp_layer": -2, "proj_cmpr": True, "kl_scale": 0.01}
+    published = {
+        "lr": 5e-4, "n_cmps": 1, "keep_len": 0, "cmp_len": 10, "cmp_layer": -2, "proj_cmpr": True, "lora_rank": 0,
+        "kl_scale": 0.01,
+    }  # fmt: skip
     held = {"model_string": "bigscience/bloomz-560m", "seq_len": 20, "batch_size": 64, "lr_schedule": "plateau"}
 
     assert all(domain.contains(published[name]) for name, domain in space.searched.items())
     assert {name: space.fixed[name] for name in held} == held
+
+
+@pytest.mark.parametrize("path", MEASURING, ids=lambda path: path.stem)
+def test_measuring_spaces_need_nothing_but_a_model_and_a_text(path: Path, tmp_path: Path) -> None:
+    space = load_space(path, [f"model_string={tmp_path}", "dataset=pydoc"])
+
+    assert (space.fixed["model_string"], space.fixed["dataset"]) == (str(tmp_path), "pydoc")
+    assert "--set model_string=" in path.read_text(encoding="utf-8")
+    assert space.notes == ()
+    for seed in range(20):
+        settings = space.trial_settings(space.sample(random.Random(seed)))
+        assert settings.positions <= 16, "what is asked of these measurements is asked of at most 16 positions"
 
 
 def test_a_rehearsal_is_the_same_space_in_miniature(shipped: Space) -> None:
