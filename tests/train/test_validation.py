@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from cmp.model.backbone import Backbone
-from cmp.model.batch import Batch, View, split
+from cmp.model.batch import Batch, TokenScores, View, split
 from cmp.model.compression import CompressionModel
 from cmp.model.steps import ScoreStep
 from cmp.space.settings import TrialSettings, Window
@@ -62,11 +62,35 @@ def test_the_swapped_loss_is_that_of_each_window_with_anothers_memory(backbone: 
     others = windows.batch(batches[0][strangers(np.array([0, 0, 2]))])
     assert strangers(np.array([0, 0, 2])).tolist() == [2, 0, 1]  # row 1 would read its own document
     contexts = torch.cat([others.context_ids[:, :-2], batch.context_ids[:, -2:]], dim=1)
-    expected = model.score(Batch(contexts, batch.target_ids)).nll[[0, 2]].mean().item()
+    swapped = model.score(Batch(contexts, batch.target_ids)).nll[[0, 2]].mean().item()
+    expected = found.target.loss + swapped - model.score(batch).nll[[0, 2]].mean().item()
     assert found.swapped is not None
     assert found.swapped.tokens == 14
     assert found.swapped.loss == pytest.approx(expected, rel=1e-5)
     assert found.target.tokens == 28
+
+
+def test_one_batch_in_five_is_read_with_other_memories(backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One more decoder pass for all of them was half as much validation time again, and more."""
+    config = settings()
+    model, windows = CompressionModel(backbone, config, seed=0), windows_of([20] * 24)
+    batches = [np.array([2 * number, 2 * number + 1]) for number in range(12)]
+    swaps, score_variants = [], model.score_variants
+
+    def counted(batch: Batch, swap: torch.Tensor | None, sizes: list[int]) -> dict[str, TokenScores]:
+        swaps.append(swap is not None)
+        return score_variants(batch, swap, sizes)
+
+    monkeypatch.setattr(model, "score_variants", counted)
+    found = validate_compressor(ScoreStep(model), windows, batches, workers_of(config))
+
+    assert swaps == [number in (0, 5, 10) for number in range(12)]
+    assert found.swapped is not None and (found.swapped.tokens, found.target.tokens) == (3 * 14, 12 * 14)
+    read = torch.cat([windows.batch(batches[number]).context_ids for number in (0, 5, 10)])
+    targets = torch.cat([windows.batch(batches[number]).target_ids for number in (0, 5, 10)])
+    order = torch.tensor([1, 0, 3, 2, 5, 4])
+    change = model.score(Batch(read[order], targets)).nll.mean() - model.score(Batch(read, targets)).nll.mean()
+    assert found.swapped.loss == pytest.approx(found.target.loss + change.item(), rel=1e-5)
 
 
 def test_one_window_alone_has_no_stranger(backbone: Backbone) -> None:
