@@ -12,6 +12,7 @@ from cmp.search.engine.probe import Needs, files_fingerprint
 from cmp.search.model_check import checked_model_facts
 from cmp.search.terminal.messages import say
 from cmp.search.terminal.plan_text import lost_of_rows
+from cmp.search.terminal.waiting import waiting
 from cmp.space.checks import check_against_model
 from cmp.space.errors import Problem, require
 from cmp.space.layers import ModelFacts
@@ -74,10 +75,12 @@ def prepare(space: Space, console: Console, noted: Mapping[str, str]) -> Prepara
     """
     from cmp.train.data import prepare_data
 
-    settings = settled(space.trial_settings(space.sample(random.Random(0))), noted)
-    model = checked_model_facts(space, settings.model_string)
-    facts = {"model": model_fingerprint(settings.model_string)}
-    data = prepare_data(settled(settings, facts), space.window, progress=console.is_terminal)
+    with waiting(console, "Reading what the model is"):
+        settings = settled(space.trial_settings(space.sample(random.Random(0))), noted)
+        model = checked_model_facts(space, settings.model_string)
+        facts = {"model": model_fingerprint(settings.model_string)}
+    with waiting(console, "Reading and tokenizing the data", live=False):
+        data = prepare_data(settled(settings, facts), space.window, progress=console.is_terminal)
     require(check_with_data(space, model, data))
     say(console, data_line(data))
     return Preparation(facts | {"data": data.fingerprint}, data, settled(settings, facts), model)

@@ -29,6 +29,7 @@ from cmp.search.preparation import Preparation, prepare, settled
 from cmp.search.terminal import messages
 from cmp.search.terminal.display import Display
 from cmp.search.terminal.signals import InterruptedEarlyError, Interruption
+from cmp.search.terminal.waiting import waiting
 from cmp.space.errors import (
     EXIT_CLUSTER_LOST,
     EXIT_FINISHED,
@@ -169,7 +170,9 @@ class _Search:
         os._exit(code)
 
     def _search_on_ray(self, ledger: Ledger, interruption: Interruption, preparation: Preparation) -> None:
-        with connected(self.address, job_name=self.space.name) as cluster, ExitStack() as stack:
+        with ExitStack() as stack:
+            with waiting(self.console, "Starting Ray" if self.address is None else "Joining the cluster"):
+                cluster = stack.enter_context(connected(self.address, job_name=self.space.name))
             interruption.install()
             if cluster.head is not None:
                 cluster.head.leave = lambda lost: self._leave_by_force(ledger, lost)

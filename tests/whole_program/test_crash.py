@@ -1,6 +1,7 @@
 """Real searches, real Ray, real SIGKILLs: a search that is killed anywhere ends like one that never was.
 
-Few and chained, because every start of Ray takes seconds; `python -m tests.whole_program.crash` does a hundred.
+Few and chained, because every start of Ray takes seconds. The long chain is one of the slow tests, and
+`python -m tests.whole_program.crash` kills a hundred times.
 """
 
 from pathlib import Path
@@ -16,22 +17,28 @@ ONE_AT_A_TIME = {"search": {"num_samples": 5, "max_concurrent": 1, "startup_tria
 # trial's process: that start goes on to the end by itself.
 CHAIN = [
     ("during-tokenization", 1),
-    ("after-suggested", 1),
     ("torn-reported", 3),
-    ("before-finished", 1),
     ("during-best", 1),
-    ("after-reported", 2),
     ("torn-checkpoint", 2),
+]
+LONG_CHAIN = [
+    ("after-suggested", 1),
+    ("before-finished", 1),
+    ("after-reported", 2),
+    *CHAIN[1:],
 ]
 
 
 @pytest.mark.timeout(600)
-def test_a_search_killed_at_one_point_after_the_other_ends_like_an_unbroken_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("chain", [CHAIN, pytest.param(LONG_CHAIN, marks=pytest.mark.slow)], ids=["short", "long"])
+def test_a_search_killed_at_one_point_after_the_other_ends_like_an_unbroken_one(
+    tmp_path: Path, chain: list[tuple[str, int]]
+) -> None:
     unbroken = Search(tmp_path / "unbroken", ONE_AT_A_TIME)
     assert unbroken.start().wait(150) == 0
 
     broken = Search(tmp_path / "broken", ONE_AT_A_TIME)
-    for point, count in CHAIN:
+    for point, count in chain:
         run = broken.start(point=point, count=count)
         code = run.wait(150)
         assert run.mark.exists(), f"{point} was not reached; exit code {code}:\n{run.text()}"

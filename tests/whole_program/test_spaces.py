@@ -1,4 +1,7 @@
-"""Every shipped space is rehearsed for real: `search.py SPACE --test`, with a tiny model and text instead."""
+"""Every shipped space is rehearsed for real: `search.py SPACE --test`, with a tiny model and text instead.
+
+Two that have little in common always, the others with the slow tests; that each of them trains is in `tests/train`.
+"""
 
 import os
 import subprocess
@@ -11,10 +14,14 @@ from cmp.report.page import write_page
 from cmp.space.loading import load_space
 
 ROOT = Path(__file__).parents[2]
-SPACES = sorted((ROOT / "spaces").glob("*.yaml"))
+ALWAYS = ("demo", "qa")
+SPACES = [
+    pytest.param(path, id=path.stem, marks=() if path.stem in ALWAYS else pytest.mark.slow)
+    for path in sorted((ROOT / "spaces").glob("*.yaml"))
+]
 
 
-@pytest.mark.parametrize("path", SPACES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", SPACES)
 def test_a_shipped_space_is_rehearsed_to_its_best_compressor(
     path: Path, tmp_path: Path, tiny_model_folder: Path, tiny_text_file: Path, tiny_rows_file: Path
 ) -> None:

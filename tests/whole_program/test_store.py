@@ -20,10 +20,14 @@ AWAY_SECONDS = float(os.environ.get("STORE_AWAY_SECONDS", "8"))
 
 # Where each start dies; each is on another machine, with an empty disk. The last kills a trial's process only.
 CHAIN = [
-    ("before-created", 3),
     ("after-created", 6),
-    ("after-reported", 2),
     ("after-sent-checkpoint", 2),
+]
+LONG_CHAIN = [
+    ("before-created", 3),
+    CHAIN[0],
+    ("after-reported", 2),
+    CHAIN[1],
 ]
 
 
@@ -42,14 +46,15 @@ def assert_like(search: Search, unbroken: Search) -> None:
 
 
 @pytest.mark.timeout(900)
+@pytest.mark.parametrize("chain", [CHAIN, pytest.param(LONG_CHAIN, marks=pytest.mark.slow)], ids=["short", "long"])
 def test_a_search_on_a_store_killed_on_one_machine_after_the_other_ends_like_an_unbroken_one(
-    tmp_path: Path, s3: str
+    tmp_path: Path, s3: str, chain: list[tuple[str, int]]
 ) -> None:
     unbroken = Search(tmp_path / "same", settings())
     assert unbroken.start(environment=machine(tmp_path, 0)).wait(200) == 0
 
     broken = Search(tmp_path / "same", settings(), store=s3)
-    for number, (point, count) in enumerate(CHAIN, start=1):
+    for number, (point, count) in enumerate(chain, start=1):
         run = broken.start(point=point, count=count, environment=machine(tmp_path, number))
         code = run.wait(200)
         assert run.mark.exists(), f"{point} was not reached; exit code {code}:\n{run.text()}"

@@ -208,10 +208,21 @@ def _trigger() -> Trigger:
     return Trigger(int(os.environ.get("CRASH_COUNT", "1")), Path(os.environ["CRASH_MARK"]))
 
 
+def leave_out_the_dashboard(*args: Any) -> None:
+    """Its ten processes import for many seconds; nobody looks at it in these searches. `test_spaces` has it."""
+    import ray
+
+    init = ray.init
+    ray.init = lambda **options: init(**{**options, "include_dashboard": False})
+
+
 def main() -> int:
     """Set the point up and run the program."""
     import search
     from cmp.search import run
+    from cmp.search.engine import cluster
+
+    around(cluster, "_start", before=leave_out_the_dashboard)
 
     original = run._JobFactory.__call__
 

@@ -10,6 +10,7 @@ from typing import Any, Self
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
@@ -21,6 +22,7 @@ from cmp.space.space import Space
 MAX_ROWS = 16
 REFRESHES_PER_SECOND = 2.0
 PIPE_WIDTH_COLUMNS = 100
+BAR_COLUMNS = 60
 # A setting's name as a column head, shortened to this.
 HEAD_COLUMNS = 10
 
@@ -100,6 +102,9 @@ class Display:
         if left is not None:
             times += f", about {duration(left)} left"
         lines.append(Text(times))
+        if left is not None:
+            passed = now - self._started
+            lines.append(ProgressBar(total=passed + left, completed=passed, width=BAR_COLUMNS))
         if self._status:
             lines.append(Text(self._status, style="dim", overflow="fold"))
         return Group(*lines)
@@ -231,11 +236,14 @@ def best_line(history: History) -> str:
 
 
 def seconds_left(space: Space, history: History, max_concurrent: int, now: float) -> float | None:
-    """An estimate from the mean length of the trials that ended; None before the first."""
-    ended = [trial for trial in history.trials.values() if trial.has_ended and trial.seconds > 0]
-    if not ended:
+    """An estimate from the mean length of the trials that ended, before that from epochs; None before the first."""
+    lengths = [trial.seconds for trial in history.trials.values() if trial.has_ended and trial.seconds > 0]
+    lengths = lengths or [
+        space.max_epochs * trial.seconds / trial.epoch for trial in history.trials.values() if trial.epoch
+    ]
+    if not lengths:
         return None
-    mean = sum(trial.seconds for trial in ended) / len(ended)
+    mean = sum(lengths) / len(lengths)
     running = [trial for trial in history.trials.values() if trial.status == "running"]
     spent = sum(min(mean, _at_work(trial, now)) for trial in running)
     to_come = space.search.num_samples - sum(trial.has_ended for trial in history.trials.values())

@@ -37,7 +37,7 @@ from cmp.train.data.columns import Document
 from cmp.train.data.documents import Documents, data_identity, open_documents
 from cmp.train.data.errors import DataError
 from cmp.train.data.forms import RowNotes, form_of
-from cmp.train.data.progress import progress_bar
+from cmp.train.data.progress import clock, progress_bar
 from cmp.train.data.repeats import text_hash
 from cmp.train.data.rows import Row
 from cmp.train.data.tokenize import Chunk, Encode, encode_rows, encode_texts, encoder, tokenize
@@ -124,7 +124,8 @@ def cached_tokens(settings: TrialSettings, tokenizer: Any, *, progress: bool = F
     Raises:
         DataError: the data cannot be read, hold no text, or there is no space for their tokens.
     """
-    identity = data_identity(settings) | {"end": _end_id(tokenizer)}
+    with clock("looking at the data", show=progress):
+        identity = data_identity(settings) | {"end": _end_id(tokenizer)}
     if settings.chat_template:
         identity |= {"chat": getattr(tokenizer, "chat_template", None)}
     fingerprint = cache_fingerprint(identity, tokenizer)

@@ -1,6 +1,7 @@
 """A progress bar on stderr, silent where nobody watches. Called by `cache`."""
 
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -31,3 +32,16 @@ def progress_bar(items: Iterable[T], what: str, total: int | None, *, show: bool
     )
     with Progress(*columns, console=console, transient=True) as progress:
         yield from progress.track(items, total=total, description=what)
+
+
+@contextmanager
+def clock(what: str, *, show: bool) -> Iterator[None]:
+    """The seconds that something takes of which nobody knows how much of it is left."""
+    from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True, disable=not (show and console.is_terminal)) as progress:
+        progress.add_task(what, total=None)
+        yield

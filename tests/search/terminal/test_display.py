@@ -165,6 +165,22 @@ def test_the_time_left_is_that_of_the_trials_that_ended(history: History) -> Non
     assert seconds_left(space, History.from_events(EVENTS[:3]), max_concurrent=2, now=1.0) is None
 
 
+def test_before_any_trial_ended_the_time_left_is_known_from_epochs() -> None:
+    """Two of 4 epochs took 10 s, so 8 trials take 20 s each, and the one that runs has worked for 10."""
+    events = [{"event": "session", "run": 1, "time": 0.0}, *suggested(0, 0.0), report(0, 2, 2.5, 10.0)]
+    left = seconds_left(make_space(n_epochs=4), History.from_events(events), max_concurrent=1, now=10.0)
+
+    assert left == pytest.approx(8 * 20 - 10)
+
+
+def test_a_terminal_shows_a_bar_as_soon_as_the_time_left_is_known(space: Space, history: History) -> None:
+    for known, bars in ((history, 1), (History.from_events(EVENTS[:3]), 0)):
+        console = Console(file=io.StringIO(), width=80, force_terminal=True)
+        with Display(space, known, console, max_concurrent=2):
+            pass
+        assert ("━" in console.file.getvalue()) == bool(bars)  # type: ignore[attr-defined]
+
+
 def test_durations_read_like_durations() -> None:
     assert [duration(seconds) for seconds in (0.4, 59, 75, 7300)] == ["0 s", "59 s", "1 min 15 s", "2 h 1 min"]
 
