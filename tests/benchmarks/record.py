@@ -1,56 +1,39 @@
-"""Learning curves of random settings, trained for real, for `simulate --recorded`.
+"""Measured numbers as data: `results/NAME.json` with the command, commit, date and machine beside the rows.
 
-    python -m tests.benchmarks.record SPACE --cache FOLDER [--trials 80] [--minutes 25] [--set KEY=VALUE]
-
-One trial after the other in this process, each to its end, until there are so many or the time is up; a second run goes
-on where the first one was. What is trained is the space's own: no ledger, no stopping.
+The benchmarks call it; `tests.benchmarks.page` makes a page of the files.
 """
 
-import argparse
-import json
-import random
-import time
+import shlex
+import sys
+from collections.abc import Iterable
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
-import torch
-
-from cmp.space.loading import load_space
+from cmp.results.provenance import git_commit, hardware, versions
 from cmp.store import write_json
-from cmp.train.data import prepare_data
-from cmp.train.session import LocalSession, TrialPlan
-from cmp.train.trial import run_trial
+
+RESULTS = Path(__file__).parent / "results"
 
 
-def main() -> None:
-    """Train and write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("space")
-    parser.add_argument("--cache", type=Path, required=True)
-    parser.add_argument("--trials", type=int, default=80)
-    parser.add_argument("--minutes", type=float, default=25.0)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--set", action="append", default=[])
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    space = load_space(args.space, args.set)
-    prepare_data(space.trial_settings(space.sample(random.Random(0))), space.window)
-    write_json(args.cache / "space.json", space.to_dict())
-    began, rng = time.monotonic(), random.Random(0)
-    for number in range(args.trials):
-        settings = space.sample(rng)
-        folder = args.cache / "trials" / f"{number:04d}"
-        if (folder / "curve.json").exists():
-            continue
-        if time.monotonic() - began > 60 * args.minutes:
-            break
-        session, started = LocalSession(), time.monotonic()
-        folder.mkdir(parents=True, exist_ok=True)
-        outcome = run_trial(TrialPlan(number, space.trial_settings(settings), space.window, folder.absolute()), session)
-        losses = [report.val_loss for report in session.reports]
-        seconds = (time.monotonic() - started) / max(1, len(losses))
-        write_json(folder / "curve.json", {"settings": settings, "losses": losses, "seconds": seconds})
-        print(json.dumps({"trial": number, **settings, "status": outcome.status, "losses": losses[-1:]}), flush=True)
+def record(name: str, module: str, notes: str, rows: Iterable[dict[str, Any]], folder: Path = RESULTS) -> Path:
+    """Write a file of rows, in place of an earlier one, and return its path.
 
-
-if __name__ == "__main__":
-    main()
+    Args:
+        name: of the file, without its ending; the page's title.
+        module: the benchmark's; with this process's arguments it is the command that measured.
+        notes: what was measured and what it says.
+        rows: one line of the table each; columns are their keys.
+        folder: where the file goes.
+    """
+    measured = {
+        "command": shlex.join(["python", "-m", module, *sys.argv[1:]]),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": git_commit(),
+        "machine": hardware(),
+        "versions": versions(),
+        "notes": notes,
+    }
+    path = folder / f"{name}.json"
+    write_json(path, {**measured, "rows": list(rows)})
+    return path

@@ -1,0 +1,188 @@
+"""Reading, tokenizing and caching text beside the library's own way: `python -m tests.benchmarks.data`.
+
+The library's way is what its documentation says: `load_dataset` and `Dataset.map(batched=True, num_proc=2)`. Each opens
+the same file twice, then three processes open it for the first time at once. Every opener is a process of its own; its
+time starts after its imports and with the tokenizer loaded. Two workers tokenize, with the tokenizer of pydoc. Both
+ways take turns.
+"""
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tests.benchmarks.record import record
+
+WORKERS = 2
+OPENERS = 3
+WINDOWS, WINDOW_TOKENS = 20_000, 90
+ROUNDS = 2
+NOTES = (
+    "One text file of {megabytes} MB as JSON lines ({tokens:,} tokens), two workers, every opener a process of its "
+    "own, medians of {rounds} rounds in turns. The library: `load_dataset` and `map(batched=True, num_proc=2)`. "
+    "Memory is the largest process's peak above what its imports take. Windows are 90 tokens each at random places."
+)
+
+
+def ours(text: Path, cache: Path) -> tuple[int, Any]:
+    """Tokens, and a function that reads a window; the way of a search."""
+    from cmp.model.loading import load_tokenizer
+    from cmp.space.settings import TrialSettings
+    from cmp.train.data.cache import cached_tokens
+
+    settings = TrialSettings(
+        model_string="pydoc", dataset=str(text), data_root=str(cache), text_column="text", n_data_procs=WORKERS
+    )
+    column = cached_tokens(settings, load_tokenizer("pydoc")).columns["train"]
+
+    def read(document: int, start: float) -> np.ndarray:
+        first = column.offsets[document] + int(start * (column.offsets[document + 1] - column.offsets[document]))
+        return np.asarray(column.tokens[first : first + WINDOW_TOKENS])
+
+    return len(column.tokens), (len(column.offsets) - 1, read)
+
+
+def encode(batch: dict[str, list[str]]) -> dict[str, list[list[int]]]:
+    """What the library maps over the rows."""
+    from cmp.model.loading import load_tokenizer
+
+    return {"ids": load_tokenizer("pydoc")(batch["text"], add_special_tokens=False)["input_ids"]}
+
+
+def library(text: Path, cache: Path) -> tuple[int, Any]:
+    """The same with `datasets`."""
+    import datasets
+
+    datasets.disable_progress_bars()
+    rows = datasets.load_dataset("json", data_files=str(text), split="train", cache_dir=str(cache))
+    rows = rows.map(encode, batched=True, num_proc=WORKERS, remove_columns=["text"]).with_format("numpy")
+
+    def read(document: int, start: float) -> np.ndarray:
+        ids = rows[document]["ids"]
+        first = int(start * len(ids))
+        return ids[first : first + WINDOW_TOKENS]
+
+    import pyarrow.compute
+
+    return sum(pyarrow.compute.list_value_length(rows.data.column("ids")).to_pylist()), (len(rows), read)
+
+
+WAYS = {"ours": ours, "datasets": library}
+
+
+def open_once(way: str, text: Path, cache: Path) -> dict[str, float]:
+    """In a process of its own: open, then read windows."""
+    import datasets  # noqa: F401  # both ways import all, so that memory and time are of what they do
+
+    import cmp.train.data.cache  # noqa: F401
+    from cmp.model.loading import load_tokenizer
+
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    load_tokenizer("pydoc")
+    before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
+    tokens, (documents, read) = WAYS[way](text, cache)
+    seconds = time.perf_counter() - began
+    peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) - before
+    rng = np.random.default_rng(0)
+    began = time.perf_counter()
+    for document, start in zip(rng.integers(documents, size=WINDOWS), rng.random(WINDOWS), strict=True):
+        read(int(document), float(start))
+    return {
+        "seconds": seconds,
+        "tokens": tokens,
+        "megabytes": peak / 1024,
+        "windows": WINDOWS / (time.perf_counter() - began),
+    }
+
+
+def start(way: str, text: Path, cache: Path) -> "subprocess.Popen[str]":
+    """Begin to open."""
+    command = [sys.executable, "-m", "tests.benchmarks.data", "--one", way, "--text", str(text), "--cache", str(cache)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+
+
+def answers(openers: list["subprocess.Popen[str]"]) -> list[dict[str, float]]:
+    """What each of them measured.
+
+    Raises:
+        RuntimeError: one of them failed.
+    """
+    outputs = [opener.communicate()[0] for opener in openers]
+    if any(opener.returncode for opener in openers):
+        raise RuntimeError(f"an opener failed: {[opener.returncode for opener in openers]}")
+    return [json.loads(output.splitlines()[-1]) for output in outputs]
+
+
+def measure(way: str, text: Path, folder: Path) -> dict[str, float]:
+    """One round of one way."""
+    (first,) = answers([start(way, text, folder / "alone")])
+    (second,) = answers([start(way, text, folder / "alone")])
+    together = answers([start(way, text, folder / "together") for _ in range(OPENERS)])
+    disk = sum(path.stat().st_size for path in (folder / "alone").rglob("*") if path.is_file())
+    return {
+        "tokens/s, first open": first["tokens"] / first["seconds"],
+        "first open, s": first["seconds"],
+        "second open, s": second["seconds"],
+        "three at once, first open, s": max(each["seconds"] for each in together),
+        "first open, MB": first["megabytes"],
+        "second open, MB": second["megabytes"],
+        "on disk, MB": disk / 1e6,
+        "windows/s": second["windows"],
+        "tokens": first["tokens"],
+    }
+
+
+def write_text(path: Path, megabytes: float) -> None:
+    """Documentation, over and over, each document once as it is and then with a number before it."""
+    from cmp.model.pydoc import documents
+
+    written = number = 0
+    with path.open("w", encoding="utf-8") as file:
+        while True:
+            for document in documents():
+                written += file.write(json.dumps({"text": f"{number} {document}"}) + "\n")
+                number += 1
+                if written >= megabytes * 1e6:
+                    return
+
+
+def main() -> None:
+    """Measure both ways in turns and write `results/data.json`."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--megabytes", type=float, default=12)
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--one", choices=WAYS, help=argparse.SUPPRESS)
+    parser.add_argument("--text", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--cache", type=Path, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.one:
+        print(json.dumps(open_once(args.one, args.text, args.cache)))
+        return
+    measured: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
+    with tempfile.TemporaryDirectory() as folder:
+        text = Path(folder) / "text.jsonl"
+        write_text(text, args.megabytes)
+        for turn in range(args.rounds):
+            for way in WAYS:
+                measured[way].append(measure(way, text, Path(folder) / f"{way}-{turn}"))
+    rows = []
+    for way, rounds in measured.items():
+        medians = {name: statistics.median(each[name] for each in rounds) for name in rounds[0]}
+        tokens = int(medians.pop("tokens"))
+        rows.append({"way": way, **{name: float(f"{value:.3g}") for name, value in medians.items()}})
+    notes = NOTES.format(megabytes=args.megabytes, tokens=tokens, rounds=args.rounds)
+    print(json.dumps(rows, indent=1))
+    record("data", "tests.benchmarks.data", notes, rows)
+
+
+if __name__ == "__main__":
+    main()
