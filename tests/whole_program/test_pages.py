@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+import yaml
 
 from cmp.results.tables import TRIAL_COLUMNS, results_schema
 from cmp.space.loading import load_space
@@ -58,6 +59,10 @@ def lines_to_type() -> list[tuple[str, str]]:
     blocks = [block for block in all_blocks() if block.language == "bash"]
     lines = [(block.page, line.split("  #")[0].strip()) for block in blocks for line in block.text.splitlines()]
     return [(page_name, line) for page_name, line in lines if line]
+
+
+def lines_to_type_on(page_name: str) -> list[str]:
+    return [line for name, line in lines_to_type() if name == page_name]
 
 
 def commands() -> list[str]:
@@ -134,6 +139,14 @@ def test_every_shipped_space_is_on_the_page() -> None:
 
 def test_the_page_of_measured_numbers_is_made_from_its_files() -> None:
     assert PAGE.read_text(encoding="utf-8") == page(), "python -m tests.benchmarks.page writes it anew"
+
+
+def test_continuous_integration_runs_the_tests_as_the_page_says() -> None:
+    steps = (REPOSITORY / ".ci/run").read_text(encoding="utf-8").splitlines()
+    (job,) = yaml.safe_load((REPOSITORY / ".github/workflows/ci.yml").read_text(encoding="utf-8"))["jobs"].values()
+
+    assert lines_to_type_on("tests/README.md")[0].split(" && ")[-1] == steps[-1]
+    assert [step["run"] for step in job["steps"] if "run" in step] == [".ci/run"]
 
 
 def test_the_first_page_is_short() -> None:
