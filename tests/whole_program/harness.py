@@ -19,6 +19,8 @@ from tests.tiny import save_tiny_model, write_tiny_text
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 START_TIMEOUT_SECONDS = 120.0
+# A search whose trials come one after the other, so that it is the same every time; the fixture `unbroken` is one.
+ONE_AT_A_TIME = {"search": {"num_samples": 5, "max_concurrent": 1, "startup_trials": 2, "min_peers": 1}}
 
 
 @dataclass

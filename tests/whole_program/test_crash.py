@@ -9,9 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.search.check_journal import trajectory, violations
-from tests.whole_program.harness import Search
-
-ONE_AT_A_TIME = {"search": {"num_samples": 5, "max_concurrent": 1, "startup_trials": 2, "min_peers": 1}}
+from tests.whole_program.harness import ONE_AT_A_TIME, Search
 
 # Where each start of the chained search dies, and at which time that this point is reached. The last one kills a
 # trial's process: that start goes on to the end by itself.
@@ -32,12 +30,9 @@ LONG_CHAIN = [
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("chain", [CHAIN, pytest.param(LONG_CHAIN, marks=pytest.mark.slow)], ids=["short", "long"])
 def test_a_search_killed_at_one_point_after_the_other_ends_like_an_unbroken_one(
-    tmp_path: Path, chain: list[tuple[str, int]]
+    tmp_path: Path, unbroken: Search, chain: list[tuple[str, int]]
 ) -> None:
-    unbroken = Search(tmp_path / "unbroken", ONE_AT_A_TIME)
-    assert unbroken.start().wait(150) == 0
-
-    broken = Search(tmp_path / "broken", ONE_AT_A_TIME)
+    broken = Search(tmp_path, ONE_AT_A_TIME)
     for point, count in chain:
         run = broken.start(point=point, count=count)
         code = run.wait(150)

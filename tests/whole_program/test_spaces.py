@@ -1,6 +1,7 @@
 """Every shipped space is rehearsed for real: `search.py SPACE --test`, with a tiny model and text instead.
 
-Two that have little in common always, the others with the slow tests; that each of them trains is in `tests/train`.
+One always, that of questions; the others, which `test_pages` resembles, with the slow tests. That each of them trains
+is in `tests/train`.
 """
 
 import os
@@ -14,7 +15,7 @@ from cmp.report.page import write_page
 from cmp.space.loading import load_space
 
 ROOT = Path(__file__).parents[2]
-ALWAYS = ("demo", "qa")
+ALWAYS = ("qa",)
 SPACES = [
     pytest.param(path, id=path.stem, marks=() if path.stem in ALWAYS else pytest.mark.slow)
     for path in sorted((ROOT / "spaces").glob("*.yaml"))

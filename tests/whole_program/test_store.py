@@ -13,8 +13,7 @@ import pytest
 from cmp.objects import ObjectStore
 from tests.search.check_journal import trajectory, violations
 from tests.stores import Gate
-from tests.whole_program.harness import REPOSITORY, Run, Search
-from tests.whole_program.test_crash import ONE_AT_A_TIME
+from tests.whole_program.harness import ONE_AT_A_TIME, REPOSITORY, Run, Search
 
 AWAY_SECONDS = float(os.environ.get("STORE_AWAY_SECONDS", "8"))
 
@@ -48,12 +47,9 @@ def assert_like(search: Search, unbroken: Search) -> None:
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("chain", [CHAIN, pytest.param(LONG_CHAIN, marks=pytest.mark.slow)], ids=["short", "long"])
 def test_a_search_on_a_store_killed_on_one_machine_after_the_other_ends_like_an_unbroken_one(
-    tmp_path: Path, s3: str, chain: list[tuple[str, int]]
+    tmp_path: Path, s3: str, unbroken: Search, chain: list[tuple[str, int]]
 ) -> None:
-    unbroken = Search(tmp_path / "same", settings())
-    assert unbroken.start(environment=machine(tmp_path, 0)).wait(200) == 0
-
-    broken = Search(tmp_path / "same", settings(), store=s3)
+    broken = Search(tmp_path, settings(), store=s3)
     for number, (point, count) in enumerate(chain, start=1):
         run = broken.start(point=point, count=count, environment=machine(tmp_path, number))
         code = run.wait(200)

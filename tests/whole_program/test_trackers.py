@@ -51,6 +51,7 @@ def test_mlflow_has_every_report_and_the_settings_of_every_trial(tmp_path: Path)
         assert {f"plain_curve/{kept}" for kept in reports[0]["plain_curve"] or ()} <= set(tracked.data.metrics)
 
 
+@pytest.mark.slow
 @needs("wandb")
 def test_wandb_keeps_every_report_in_the_results_folder_when_offline(tmp_path: Path) -> None:
     search = search_with("wandb", tmp_path, {"WANDB_MODE": "offline"})
