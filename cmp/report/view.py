@@ -107,6 +107,8 @@ class TrialView:
         words = {"stopped": "stopped early", "out_of_memory": "out of memory", "worker_died": "worker died"}
         if self.record.status == "running" and not self.alive:
             return "interrupted"
+        if self.record.status == "stopped" and self.record.reason is not None:
+            return {"user": "stopped by the user", "time limit": "out of time"}[self.record.reason]
         return words.get(self.record.outcome, self.record.outcome)
 
 

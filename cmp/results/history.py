@@ -40,8 +40,9 @@ class TrialRecord:
 
     Its `role` is "search"; an extra trial is the text "control", or "confirm": trial number `of` under another `seed`.
     `waiting` was suggested but never started; `interrupted` was running when its session ended; both are continued.
-    `stopped` was ended by ASHA. A `failed` trial has a `kind` and a `reason`. `epoch` is the last one reported, 0
-    before any; `best_report` has the lowest finite val_loss, the earliest of equals, None before any.
+    `stopped` was ended by ASHA, or for its `reason`: by the user, or by its time limit. A `failed` trial has a `kind`
+    and a `reason`. `epoch` is the last one reported, 0 before any; `best_report` has the lowest finite val_loss, the
+    earliest of equals, None before any.
     """
 
     number: int
@@ -118,6 +119,7 @@ class History:
 
     `trials` are those that the search chose, by number from 0; `extras` those that it only measures with, by number
     from -1 down: the text control, and finalists under other seeds. No decision about a trial looks at these.
+    `gpu_seconds` are those that trials of all kinds were at work on GPUs, as far as the journal saw it.
     """
 
     trials: dict[int, TrialRecord] = field(default_factory=dict)
@@ -125,6 +127,8 @@ class History:
     sessions: list[SessionRecord] = field(default_factory=list)
     completed: bool = False
     interrupted_by: str | None = None
+    gpu_seconds: float = 0.0
+    _gpus: float = 0.0
     _curves: TextCurves = field(default_factory=TextCurves, repr=False)
     _open: dict[int, None] = field(default_factory=dict, repr=False)
     _order: list["_Rank"] = field(default_factory=list, repr=False)
@@ -141,6 +145,11 @@ class History:
     def seconds(self) -> float:
         """Time spent searching, over all sessions; the time between sessions does not count."""
         return sum(session.seconds for session in self.sessions)
+
+    @property
+    def last_seen(self) -> float:
+        """Unix time of the last event; 0 before any."""
+        return self.sessions[-1].seen if self.sessions else 0.0
 
     def best(self) -> TrialRecord | None:
         """The trial with the lowest best val_loss, the earliest of equals.
@@ -249,6 +258,8 @@ def _session(history: History, event: Mapping[str, Any]) -> None:
     history.sessions.append(SessionRecord(event["run"], event["time"], event["time"], dict(event)))
     history.completed = False
     history.interrupted_by = None
+    resources = event.get("resources") or {}
+    history._gpus = (resources.get("workers") or 1) * (resources.get("gpus_per_worker") or 0.0)
     history.pause_all()
 
 
@@ -273,7 +284,7 @@ def _started(history: History, event: Mapping[str, Any]) -> None:
 
 def _reported(history: History, event: Mapping[str, Any]) -> None:
     trial = history.record(event["trial"])
-    _see(trial, event)
+    _see(history, trial, event)
     before, loss_before = _rank(trial), trial.val_loss
     # Names of metrics are the same in a hundred thousand reports, but each line of a journal brings its own copies.
     report = {intern(name): value for name, value in event["metrics"].items()} | {"epoch": event["epoch"]}
@@ -286,7 +297,7 @@ def _reported(history: History, event: Mapping[str, Any]) -> None:
 
 def _ended(history: History, event: Mapping[str, Any]) -> None:
     trial = history.record(event["trial"])
-    _see(trial, event)
+    _see(history, trial, event)
     before = _rank(trial)
     trial.status = event["event"]
     trial.rung = event.get("rung")
@@ -299,10 +310,22 @@ def _ended(history: History, event: Mapping[str, Any]) -> None:
         history._move(trial, before)
 
 
-def _see(trial: TrialRecord, event: Mapping[str, Any]) -> None:
+def _see(history: History, trial: TrialRecord, event: Mapping[str, Any]) -> None:
     """Count the time up to here, unless the event was only made up for by a later session."""
     if trial.status == "running":
-        trial.attempts[-1].last_seen = event["time"]
+        attempt = trial.attempts[-1]
+        history.gpu_seconds += history._gpus * max(0.0, event["time"] - attempt.last_seen)
+        attempt.last_seen = event["time"]
+
+
+def _retried(history: History, event: Mapping[str, Any]) -> None:
+    trial = history.record(event["trial"])
+    before = _rank(trial)
+    trial.status = "interrupted" if trial.attempts else "waiting"
+    trial.kind = trial.reason = trial.log = trial.ended = None
+    if trial.number >= 0:
+        history._open[trial.number] = None
+        history._move(trial, before)
 
 
 def _interrupted(history: History, event: Mapping[str, Any]) -> None:
@@ -322,6 +345,7 @@ _HANDLERS = {
     "stopped": _ended,
     "finished": _ended,
     "failed": _ended,
+    "retried": _retried,
     "interrupted": _interrupted,
     "completed": _completed,
 }

@@ -355,6 +355,8 @@ def _beyond_cluster(space: Space, gpus: float, cpus: float, workers: int | None)
     if space.fixed["quantization"] and gpus == 0:
         yield "quantization", f"{space.fixed['quantization']}, but there is no GPU here, and it saves nothing without"
         return
+    if space.search.gpu_hours is not None and (gpus == 0 or resources.gpus_per_worker == 0):
+        yield "search.gpu_hours", "trials run without a GPU here; use search.time_budget_seconds"
     workers = workers or (int(gpus) if multi_gpu else 1)
     gpus_each, cpus_each = resources.gpus_per_worker or 0, resources.cpus_per_worker or 0
     needs_gpus = workers * (1 if multi_gpu and resources.gpus_per_worker is None else gpus_each)

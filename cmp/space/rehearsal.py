@@ -55,6 +55,8 @@ def rehearse(space: Space, facts: ModelFacts | None = None, gpus: float | None =
         grace_period=1,
         startup_trials=min(space.search.startup_trials, 1),
         time_budget_seconds=None,
+        gpu_hours=None,
+        trial_time_limit_seconds=None,
     )
     return dataclasses.replace(small, search=search, notes=())
 

@@ -197,6 +197,12 @@ class SearchSettings:
         _POSITIVE,
         "after this time, over all runs, no trial starts and running ones leave to be continued",
     ] = None
+    gpu_hours: Annotated[
+        float | None, _POSITIVE, "the same for the hours that trials were at work, times the GPUs of a trial"
+    ] = None
+    trial_time_limit_seconds: Annotated[
+        float | None, _POSITIVE, "a trial that was at work so long is stopped after its next report"
+    ] = None
     tracker: Annotated[Literal["wandb", "mlflow"] | None, "send every report there too, through Ray Tune"] = None
 
 

@@ -34,6 +34,8 @@ _NOT_SEARCH_IDENTITY = {
     "num_samples",
     "max_concurrent",
     "time_budget_seconds",
+    "gpu_hours",
+    "trial_time_limit_seconds",
     "tracker",
 }
 

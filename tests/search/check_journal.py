@@ -16,7 +16,10 @@ from typing import Any
 
 FAILURES = {"diverged", "out_of_memory", "failed", "worker_died"}
 ENDS = {"stopped", "finished", "failed"}
-MAY_CHANGE = {"control", "confirm", "num_samples", "max_concurrent", "time_budget_seconds", "tracker"}
+MAY_CHANGE = {
+    *("control", "confirm", "num_samples", "max_concurrent", "time_budget_seconds", "tracker", "best_positions"),
+    *("gpu_hours", "trial_time_limit_seconds"),
+}
 
 
 @dataclass
@@ -30,6 +33,10 @@ class TrialState:
     losses: dict[int, float | None] = field(default_factory=dict)
     end: dict[str, Any] | None = None
     must_end: str | None = None
+    why: str | None = None
+    asked: bool = False
+    since: float = 0.0
+    seconds: float = 0.0
     extra: bool = False
 
 
@@ -71,7 +78,11 @@ class Checker:
             self.on_suggested(event)
         elif self.check(number in self.trials, f"{kind} of trial {number}, which was never suggested"):
             trial = self.trials[number]
-            if self.check(trial.end is None, f"{kind} of trial {number} after it had {(trial.end or {}).get('event')}"):
+            if kind == "retried":
+                self.on_retried(event, trial)
+            elif self.check(
+                trial.end is None, f"{kind} of trial {number} after it had {(trial.end or {}).get('event')}"
+            ):
                 getattr(self, f"on_{kind}", self.on_unknown)(event, trial)
 
     def on_unknown(self, event: dict[str, Any], trial: TrialState) -> None:
@@ -102,7 +113,8 @@ class Checker:
 
     def on_completed(self, event: dict[str, Any]) -> None:
         open_trials = [number for number, trial in self.trials.items() if trial.end is None]
-        in_time = self.spaces[-1]["search"]["time_budget_seconds"] is None
+        budgets = ("time_budget_seconds", "gpu_hours")
+        in_time = all(self.spaces[-1]["search"].get(budget) is None for budget in budgets)
         self.check(not (open_trials and in_time), f"completed, but trials {open_trials} had not ended")
         self.completed = True
 
@@ -140,7 +152,17 @@ class Checker:
     def on_started(self, event: dict[str, Any], trial: TrialState) -> None:
         trial.attempts += 1
         self.check(event["attempt"] == trial.attempts, f"attempt {event['attempt']} of trial {event['trial']}")
-        trial.running = True
+        trial.running, trial.since = True, event["time"]
+
+    def on_retried(self, event: dict[str, Any], trial: TrialState) -> None:
+        end = trial.end or {}
+        failed = end.get("event") == "failed" and end.get("kind") != "diverged"
+        self.check(failed, f"trial {event['trial']} retried after {end.get('kind', end.get('event'))}")
+        trial.end = None
+
+    def on_stop_asked(self, event: dict[str, Any], trial: TrialState) -> None:
+        self.check(not trial.asked, f"trial {event['trial']} was asked to stop twice")
+        trial.asked = True
 
     def on_reported(self, event: dict[str, Any], trial: TrialState) -> None:
         number, epoch, loss = event["trial"], event["epoch"], event["metrics"].get("val_loss")
@@ -151,14 +173,23 @@ class Checker:
         self.check(epoch <= trial.n_epochs, f"trial {number} reported epoch {epoch} of {trial.n_epochs}")
         self.check(event["metrics"].get("epoch", epoch) == epoch, f"trial {number}: metrics of another epoch")
         trial.losses[epoch] = loss
+        if trial.running:
+            trial.seconds += event["time"] - trial.since
+            trial.since = event["time"]
         if loss is None or not math.isfinite(loss):
             trial.must_end = "failed"
-        elif (
-            not trial.extra
-            and self.asha_stops(epoch, self.by_price(trial, event["metrics"]))
-            and epoch < trial.n_epochs
-        ):
-            trial.must_end = "stopped"
+        elif not trial.extra:
+            trial.why = self.reason_to_stop(trial, epoch, event["metrics"])
+            trial.must_end = "stopped" if trial.why is not None and epoch < trial.n_epochs else None
+
+    def reason_to_stop(self, trial: TrialState, epoch: int, metrics: dict[str, Any]) -> str | None:
+        """Whose wish comes first; a trial that the user stops is not compared with others."""
+        if trial.asked:
+            return "user"
+        if self.asha_stops(epoch, self.by_price(trial, metrics)):
+            return "asha"
+        limit = self.spaces[-1]["search"].get("trial_time_limit_seconds")
+        return "time limit" if limit is not None and trial.seconds >= limit else None
 
     def by_price(self, trial: TrialState, metrics: dict[str, Any]) -> dict[int, float]:
         """Losses by positions, of all vectors and of each prefix; at one price for all where only the loss counts."""
@@ -221,12 +252,16 @@ class Checker:
         return max(next(value for name, value in n_epochs.items() if name != "step"))
 
     def on_stopped(self, event: dict[str, Any], trial: TrialState) -> None:
-        number = event["trial"]
-        self.check(trial.must_end == "stopped", f"trial {number} was stopped, but its losses do not ask for it")
-        last = max(trial.losses, default=None)
-        self.check(
-            event["epoch"] == event["rung"] == last, f"trial {number} stopped at {event['epoch']}, not at {last}"
-        )
+        number, why = event["trial"], event.get("reason", "asha")
+        if why == "user":
+            self.check(trial.asked, f"trial {number} was stopped by the user, who did not ask for it")
+        else:
+            due = trial.must_end == "stopped" and trial.why == why
+            self.check(due, f"trial {number} was stopped ({why}), but its losses do not ask for it")
+        last = max(trial.losses, default=0)
+        self.check(event["epoch"] == last, f"trial {number} stopped at {event['epoch']}, not at {last}")
+        rung = last if why == "asha" else None
+        self.check(event["rung"] == rung, f"trial {number} stopped at rung {event['rung']}, not {rung}")
         self.end(event, trial)
 
     def on_finished(self, event: dict[str, Any], trial: TrialState) -> None:

@@ -136,6 +136,8 @@ def _standing(trial: TrialRecord) -> tuple[float, float, float]:
     report = _ranking_report(trial)
     if report is not None:
         return _OTHER, float(report["epoch"]), report["val_loss"]
+    if trial.reason == "user":  # who stopped it before its first report knows why
+        return _SILENT, 0.0, 0.0
     return (_OTHER, -1.0, 0.0) if trial.has_ended else (_BAD, 0.0, 0.0)
 
 

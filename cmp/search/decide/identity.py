@@ -32,6 +32,7 @@ def session_event(
         "num_samples": search.num_samples,
         "max_concurrent": search.max_concurrent,
         "time_budget_seconds": search.time_budget_seconds,
+        "gpu_hours": search.gpu_hours,
         "resources": dict(resources),
         "facts": dict(facts),
         "data": dict(data),

@@ -7,7 +7,6 @@ effect. So a ledger opened on the journal of a search that was killed anywhere g
 
 import logging
 import threading
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
@@ -18,7 +17,8 @@ from cmp.results.front import losses_by_price
 from cmp.results.history import CONTROL, History, TrialRecord, is_finite
 from cmp.results.journal import Event, plain
 from cmp.results.store_journal import open_journal
-from cmp.search.decide.asha import Asha, Decision
+from cmp.search.decide.asha import Asha
+from cmp.search.decide.clock import SessionClock
 from cmp.search.decide.extras import control_sample, extra_settings, next_finalist, wants_control
 from cmp.search.decide.identity import refuse_another_search, refuse_other_facts, session_event, write_space
 from cmp.search.decide.sampler import Sampler, max_trials
@@ -58,13 +58,22 @@ class Suggested:
     role: "Role" = "search"
 
 
+@dataclass(frozen=True)
+class _DueStop:
+    """After which epoch a trial has to stop, at which rung, and why where it was not ASHA."""
+
+    epoch: int
+    rung: int | None
+    reason: Literal["user", "time limit"] | None = None
+
+
 class Ledger:
     """Opens a results folder, replays its journal, and goes on from there. The caller holds the folder's lock.
 
     Args:
         space: what to search; only the budget, the concurrency and the resources may differ from earlier sessions.
         folder: the results folder.
-        clock: unix seconds; replaced in simulations.
+        clock: unix seconds; replaced in simulations. By default a steady one that goes on from the journal's end.
         views: keep optuna.log, the tables and best/ up to date.
 
     Raises:
@@ -73,18 +82,19 @@ class Ledger:
     """
 
     def __init__(
-        self, space: Space, folder: ResultsFolder, clock: Callable[[], float] = time.time, *, views: bool = True
+        self, space: Space, folder: ResultsFolder, clock: Callable[[], float] | None = None, *, views: bool = True
     ) -> None:
         self.space = space
         self.folder = folder
         self.history = History()
-        self._clock = clock
         self._lock = threading.RLock()
         self._listeners: list[Listener] = []
         self._issued: set[int] = set()
         self._releases: dict[int, int] = {}
         self._settings: dict[int, TrialSettings] = {}
-        self._due_stops: dict[int, tuple[int, Decision]] = {}
+        self._due_stops: dict[int, _DueStop] = {}
+        self._asked_to_stop: set[int] = set()
+        self._time_limit: float | None = None
         self._begun = False
         self._interrupting = False
         search = space.search
@@ -93,7 +103,8 @@ class Ledger:
         )
         self._sampler = Sampler(space)
         self._journal = open_journal(folder, replay=self._replay)
-        self._views = FolderViews(space, folder, clock) if views else None
+        self.clock = clock or SessionClock(not_before=self.history.last_seen)
+        self._views = FolderViews(space, folder, self.clock) if views else None
 
     @property
     def resumes(self) -> bool:
@@ -102,9 +113,9 @@ class Ledger:
 
     @property
     def exhausted(self) -> bool:
-        """True when `next_trial` has nothing to give: all trials were issued, or the time is up, or we are leaving."""
+        """True when `next_trial` has nothing to give: all trials were issued, a budget is spent, or we are leaving."""
         with self._lock:
-            if self._interrupting or self.time_is_up():
+            if self._interrupting or self.budget_is_spent():
                 return True
             waiting = any(trial.number not in self._issued for trial in self._unfinished())
             return (
@@ -117,16 +128,18 @@ class Ledger:
         sessions = self.history.sessions
         if not self._begun:
             return self.history.seconds
-        return sum(session.seconds for session in sessions[:-1]) + self._clock() - sessions[-1].started
+        return sum(session.seconds for session in sessions[:-1]) + self.clock() - sessions[-1].started
 
-    def time_is_up(self) -> bool:
-        """True when the time budget, counted over all sessions, is spent.
+    def budget_is_spent(self) -> bool:
+        """True when the budget of time or of GPU hours, counted over all sessions, is spent.
 
         Then no trial is issued any more and running ones leave after their next report. They stay unfinished: a larger
         budget continues them.
         """
-        budget = self.space.search.time_budget_seconds
-        return budget is not None and self.seconds >= budget
+        search = self.space.search
+        if search.time_budget_seconds is not None and self.seconds >= search.time_budget_seconds:
+            return True
+        return search.gpu_hours is not None and self.history.gpu_seconds >= 3600 * search.gpu_hours
 
     def subscribe(self, listener: Listener) -> None:
         """Call `listener(event)` after each event; what it raises is logged and costs the search nothing."""
@@ -176,7 +189,7 @@ class Ledger:
         """The next trial to put to work: unfinished ones first, in order, then a new one; None when exhausted."""
         with self._lock:
             self._begin_if_needed()
-            if self._interrupting or self.time_is_up():
+            if self._interrupting or self.budget_is_spent():
                 return None
             if self._control_is_due():
                 settings = control_sample(self.space)
@@ -207,8 +220,9 @@ class Ledger:
         """Take a trial's report of one epoch; a repeat of an epoch changes nothing.
 
         Returns:
-            "stop" when the trial must not train on: ASHA ended it, it diverged, it had ended before, or the search is
-            being interrupted or out of time (then it stays unfinished; `history.trials[number].has_ended` tells).
+            "stop" when the trial must not train on: ASHA, the user or its time limit ended it, it diverged, it had
+            ended before, or the search is being interrupted or its budget is spent (then it stays unfinished;
+            `history.trials[number].has_ended` tells).
         """
         metrics = _as_dict(report)
         epoch = metrics["epoch"]
@@ -223,7 +237,7 @@ class Ledger:
             if trial.has_ended:
                 return "stop"
             is_last = epoch >= self._n_epochs(number)
-            return "stop" if not is_last and (self._interrupting or self.time_is_up()) else "continue"
+            return "stop" if not is_last and (self._interrupting or self.budget_is_spent()) else "continue"
 
     def finish(self, number: int, outcome: "TrialOutcome") -> None:
         """Take a trial's own account of how it ended. An interrupted one can be issued again; an ended one stays so."""
@@ -241,6 +255,39 @@ class Ledger:
             trial = self.history.record(number)
             if not trial.has_ended:
                 self._fail(trial, "worker_died", reason)
+
+    def retry_failed(self) -> list[int]:
+        """Put failed trials back to work, from their last checkpoints; returns their numbers.
+
+        A diverged one stays as it is: the same settings diverge again.
+        """
+        with self._lock:
+            self._begin_if_needed()
+            failed = self.failed()
+            for number in failed:
+                self._append({"event": "retried", "trial": number})
+            return failed
+
+    def failed(self) -> list[int]:
+        """Trials that failed by more than their settings."""
+        known = [*self.history.trials.values(), *self.history.extras.values()]
+        return [trial.number for trial in known if trial.status == "failed" and trial.kind != "diverged"]
+
+    def ask_to_stop(self, number: int) -> bool:
+        """End a trial of the search because the user wants it: after its next report, or now when it is not at work.
+
+        Returns:
+            False when there is no such trial, it has ended, or was asked before.
+        """
+        with self._lock:
+            trial = self.history.trials.get(number)
+            if trial is None or trial.has_ended or number in self._asked_to_stop:
+                return False
+            self._begin_if_needed()
+            self._append({"event": "stop_asked", "trial": number})
+            if number not in self._issued:
+                self._stop(trial, _DueStop(trial.epoch, None, "user"))
+            return True
 
     def release(self, number: int) -> None:
         """Take back a trial that could not be put to work or left early; it will be issued again."""
@@ -327,7 +374,7 @@ class Ledger:
             self._append({"event": "finished", "trial": trial.number, "epoch": outcome.epoch})
 
     def _append(self, event: Event) -> None:
-        written = self._journal.append({"event": event["event"], "time": self._clock(), **event})
+        written = self._journal.append({"event": event["event"], "time": self.clock(), **event})
         self._apply(written)
         if self._views is not None:
             self._views.update(written, self.history)
@@ -337,22 +384,39 @@ class Ledger:
     def _apply(self, event: Event) -> None:
         """Everything that an event changes, the same when it happens and when it is replayed."""
         self.history.apply(event)
-        number = event.get("trial", 0)
-        if event["event"] in ("stopped", "finished", "failed"):
-            self._due_stops.pop(event["trial"], None)
-            self._issued.discard(event["trial"])
-        if event["event"] != "reported" or number < 0 or not is_finite(event["metrics"].get("val_loss")):
-            return
-        decision = self._asha.record(number, event["epoch"], self._losses(number, event["metrics"]))
-        if decision.stop and event["epoch"] < self._n_epochs(number):
-            self._due_stops.setdefault(number, (event["epoch"], decision))
+        kind, number = event["event"], event.get("trial", 0)
+        if kind == "session":
+            self._time_limit = event.get("space", {}).get("search", {}).get("trial_time_limit_seconds")
+        elif kind == "stop_asked":
+            self._asked_to_stop.add(number)
+        elif kind in ("stopped", "finished", "failed"):
+            self._due_stops.pop(number, None)
+            self._asked_to_stop.discard(number)
+            self._issued.discard(number)
+        elif kind == "reported" and number >= 0 and is_finite(event["metrics"].get("val_loss")):
+            due = self._stop_after(number, event["epoch"], event["metrics"])
+            if due is not None and event["epoch"] < self._n_epochs(number):
+                self._due_stops.setdefault(number, due)
+
+    def _stop_after(self, number: int, epoch: int, metrics: Mapping[str, Any]) -> "_DueStop | None":
+        """Whether a trial must stop after this report, and why; one that the user stops enters no rung."""
+        if number in self._asked_to_stop:
+            return _DueStop(epoch, None, "user")
+        decision = self._asha.record(number, epoch, self._losses(number, metrics))
+        if decision.stop:
+            return _DueStop(epoch, decision.rung)
+        is_late = self._time_limit is not None and self.history.trials[number].seconds >= self._time_limit
+        return _DueStop(epoch, None, "time limit") if is_late else None
 
     def _end_if_due(self, trial: TrialRecord, epoch: int) -> None:
         if not is_finite(trial.reports[-1].get("val_loss")):
             self._fail(trial, "diverged", f"val_loss is not finite after epoch {epoch}")
         elif trial.number in self._due_stops:
-            stop_epoch, decision = self._due_stops[trial.number]
-            self._append({"event": "stopped", "trial": trial.number, "epoch": stop_epoch, "rung": decision.rung})
+            self._stop(trial, self._due_stops[trial.number])
+
+    def _stop(self, trial: TrialRecord, due: "_DueStop") -> None:
+        why = {} if due.reason is None else {"reason": due.reason}
+        self._append({"event": "stopped", "trial": trial.number, "epoch": due.epoch, "rung": due.rung, **why})
 
     def _complete_decisions(self) -> None:
         """Write the ends that follow from the journal but did not reach it."""
@@ -361,6 +425,8 @@ class Ledger:
                 self._end_if_due(trial, trial.epoch)
             if not trial.has_ended and trial.epoch >= self._n_epochs(trial.number):
                 self._append({"event": "finished", "trial": trial.number, "epoch": trial.epoch})
+            if not trial.has_ended and trial.number in self._asked_to_stop:
+                self._stop(trial, _DueStop(trial.epoch, None, "user"))
 
     def _fail(self, trial: TrialRecord, kind: str, reason: str) -> None:
         log = (self.folder.trial(trial.number) / "log.txt").relative_to(self.folder.path)

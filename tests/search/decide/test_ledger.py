@@ -10,6 +10,7 @@ import pytest
 
 from cmp.results.folder import ResultsFolder
 from cmp.results.journal import JournalError, read_events
+from cmp.search.decide.clock import SessionClock
 from cmp.search.decide.ledger import Ledger
 from cmp.space.errors import SpaceError
 from cmp.train.session import TrialOutcome
@@ -323,3 +324,154 @@ def test_opening_a_finished_search_changes_nothing(tmp_path: Path) -> None:
     assert ledger.exhausted and ledger.complete()
     ledger.close()
     assert journal_of(tmp_path).read_bytes() == before
+
+
+def test_the_clock_of_a_session_never_goes_back_whatever_is_done_to_the_wall(tmp_path: Path) -> None:
+    wall, steady = [1000.0], [50.0]
+    clock = SessionClock(wall=lambda: wall[0], steady=lambda: steady[0])
+    seen = [clock()]
+    for jump, seconds in ((-500.0, 2.0), (7200.0, 3.0), (0.0, 1.0)):
+        wall[0] += jump
+        steady[0] += seconds
+        seen.append(clock())
+    assert seen == [1000.0, 1002.0, 1005.0, 1006.0]
+
+    wall[0] = 10.0  # at the next start the wall clock is behind what the journal says
+    assert SessionClock(not_before=1006.0, wall=lambda: wall[0], steady=lambda: steady[0])() == 1006.0
+
+
+def test_a_ledger_goes_on_from_the_time_of_its_journal_when_the_clock_was_set_back(tmp_path: Path) -> None:
+    run(make_space(num_samples=2), tmp_path)
+    later = [{**event, "time": event["time"] + 4e9} for event in read_events(journal_of(tmp_path))]
+    journal_of(tmp_path).write_text("".join(json.dumps(event) + "\n" for event in later))
+
+    ledger = Ledger(make_space(num_samples=3), ResultsFolder(tmp_path), views=False)
+    ledger.next_trial()
+
+    times = [event["time"] for event in read_events(journal_of(tmp_path))]
+    assert times == sorted(times)
+    assert ledger.history.seconds < 60
+
+
+def test_a_trial_whose_time_is_up_is_stopped_after_its_next_report(tmp_path: Path) -> None:
+    clock = Clock(step=0.0)
+    ledger = Ledger(make_space(trial_time_limit_seconds=25), ResultsFolder(tmp_path), clock, views=False)
+    answers = []
+    for number in range(2):
+        ledger.next_trial()
+        ledger.started(number)
+        for epoch in range(1, 5):
+            clock.now += (10, 4)[number]
+            answers.append(ledger.report(number, {"epoch": epoch, "val_loss": 2.0}))
+            if answers[-1] == "stop":
+                break
+    assert answers == ["continue", "continue", "stop", *["continue"] * 4]
+    stopped = ledger.history.trials[0]
+    assert (stopped.status, stopped.reason, stopped.rung, stopped.epoch) == ("stopped", "time limit", None, 3)
+    ledger.finish(1, TrialOutcome("finished", 4))
+    ledger.close()
+    assert violations(journal_of(tmp_path)) == []
+
+
+def test_gpu_hours_are_those_of_all_trials_over_all_sessions(tmp_path: Path) -> None:
+    def search(hours: float, clock: Clock) -> Ledger:
+        space = make_space(num_samples=4, gpu_hours=hours)
+        ledger = Ledger(space, ResultsFolder(tmp_path), clock, views=False)
+        ledger.begin(resources={"workers": 2, "gpus_per_worker": 0.5})
+        while (suggested := ledger.next_trial()) is not None:
+            ledger.started(suggested.number)
+            for epoch in range(suggested.epoch + 1, 5):
+                clock.now += 900
+                if ledger.report(suggested.number, {"epoch": epoch, "val_loss": 2.0}) == "stop":
+                    ledger.finish(suggested.number, TrialOutcome("interrupted", epoch))
+                    break
+            else:
+                ledger.finish(suggested.number, TrialOutcome("finished", 4))
+        ledger.complete()
+        ledger.close()
+        return ledger
+
+    short = search(1.5, Clock(step=0.0))
+    assert [trial.epoch for trial in short.history.trials.values()] == [4, 2]
+    assert short.history.gpu_seconds == pytest.approx(1.5 * 3600)
+    assert [trial.epoch for trial in search(1.5, Clock(2e6)).history.trials.values()] == [4, 2]
+    assert [trial.epoch for trial in search(99, Clock(3e6)).history.trials.values()] == [4, 4, 4, 4]
+    assert violations(journal_of(tmp_path), ended=True) == []
+
+
+def test_failed_trials_are_put_back_to_work_on_request_but_not_those_that_diverged(tmp_path: Path) -> None:
+    def ledger_again() -> Ledger:
+        return Ledger(make_space(num_samples=4), ResultsFolder(tmp_path), Clock(), views=False)
+
+    ledger = ledger_again()
+    for number, kind in enumerate(("failed", "out_of_memory", "diverged")):
+        ledger.next_trial()
+        ledger.started(number)
+        ledger.report(number, {"epoch": 1, "val_loss": 2.0 + number})
+        ledger.finish(number, TrialOutcome(kind, 1, "because"))
+    ledger.next_trial()
+    ledger.died(3, "gone")
+    assert ledger.exhausted
+    ledger.close()
+
+    unasked = ledger_again()
+    assert unasked.next_trial() is None
+    unasked.close()
+
+    asked = ledger_again()
+    assert asked.retry_failed() == [0, 1, 3]
+    assert [(trial.number, trial.status, trial.kind) for trial in asked.history.unfinished()] == [
+        (0, "interrupted", None),
+        (1, "interrupted", None),
+        (3, "waiting", None),
+    ]
+    first = asked.next_trial()
+    assert first is not None and (first.number, first.epoch, first.attempt) == (0, 1, 2)
+    assert asked.retry_failed() == []
+    asked.started(0)
+    for epoch in (1, 2, 3, 4):
+        asked.report(0, {"epoch": epoch, "val_loss": 1.5})
+    asked.finish(0, TrialOutcome("finished", 4))
+    best = asked.history.best()
+    assert best is not None and best.number == 0
+    asked.close()
+    assert violations(journal_of(tmp_path)) == []
+    again = ledger_again()
+    assert [trial.number for trial in again.history.unfinished()] == [1, 3]
+
+
+def test_a_trial_that_the_user_stops_leaves_after_its_next_report_and_enters_no_rung(tmp_path: Path) -> None:
+    ledger = Ledger(make_space(min_peers=1), ResultsFolder(tmp_path), Clock(), views=False)
+    for number in range(3):
+        ledger.next_trial()
+        ledger.started(number)
+    assert ledger.ask_to_stop(1)
+    assert not ledger.ask_to_stop(1), "once is enough"
+    assert not ledger.ask_to_stop(9)
+    assert not ledger.history.trials[1].has_ended
+    assert ledger.report(1, {"epoch": 1, "val_loss": 0.5}) == "stop"
+    assert ledger.history.trials[1].reason == "user"
+    assert ledger._asha.losses(1) == {}
+    assert ledger.report(0, {"epoch": 1, "val_loss": 2.0}) == "continue"
+    assert ledger.report(2, {"epoch": 1, "val_loss": 1.0}) == "continue"
+    ledger.close()
+    assert violations(journal_of(tmp_path)) == []
+
+
+def test_a_trial_that_is_not_at_work_is_stopped_by_the_user_at_once_also_after_a_crash(tmp_path: Path) -> None:
+    ledger = Ledger(make_space(), ResultsFolder(tmp_path), Clock(), views=False)
+    for number in range(2):
+        ledger.next_trial()
+        ledger.started(number)
+        ledger.report(number, {"epoch": 1, "val_loss": 2.0})
+    ledger.release(0)
+    assert ledger.ask_to_stop(0)
+    assert ledger.history.trials[0].status == "stopped"
+    assert ledger.ask_to_stop(1)
+    del ledger  # killed before trial 1 reported again
+
+    again = Ledger(make_space(), ResultsFolder(tmp_path), Clock(), views=False)
+    again.begin()
+    assert (again.history.trials[1].status, again.history.trials[1].reason) == ("stopped", "user")
+    again.close()
+    assert violations(journal_of(tmp_path)) == []
