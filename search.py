@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from cmp.space.errors import EXIT_INTERRUPTED, EXIT_WRONG_INPUT, SpaceError, UserError
+from cmp.space.errors import EXIT_FINISHED, EXIT_INTERRUPTED, EXIT_WRONG_INPUT, SpaceError, UserError
 from cmp.space.loading import load_space
 from cmp.space.reference import settings_help
 from cmp.space.settings import RULES
@@ -29,6 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         space = load_space(args.space, args.set)
         for note in space.notes:
             print(f"note: {note}", file=sys.stderr)
+        if args.stop_trial is not None:
+            return _stop_trial(space, args.stop_trial)
         if args.test:
             space = _rehearsal(space, args.address)
         return _dry_run(space, args) if args.dry_run else _search(space, args)
@@ -43,7 +45,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _search(space: "Space", args: argparse.Namespace) -> int:
     from cmp.search.run import run_search
 
-    return run_search(space, address=args.address, fresh=args.fresh or args.test)
+    return run_search(space, address=args.address, fresh=args.fresh or args.test, retry_failed=args.retry_failed)
+
+
+def _stop_trial(space: "Space", number: int) -> int:
+    from cmp.search.api import stop_trial
+
+    stop_trial(space.results_place, number)
+    print(f"Trial {number} leaves after its next report, as soon as the search that runs it has seen this.")
+    return EXIT_FINISHED
 
 
 def _dry_run(space: "Space", args: argparse.Namespace) -> int:
@@ -94,6 +104,12 @@ def _parser() -> argparse.ArgumentParser:
         "--address", help="a running Ray cluster, or auto; by default RAY_ADDRESS, or a Ray started on this machine"
     )
     parser.add_argument("--fresh", action="store_true", help="start over; the old results folder is moved aside")
+    parser.add_argument(
+        "--retry-failed", action="store_true", help="put failed trials back to work; otherwise they stay failed"
+    )
+    parser.add_argument(
+        "--stop-trial", type=int, metavar="N", help="stop a trial of the search that runs elsewhere; starts nothing"
+    )
     return parser
 
 

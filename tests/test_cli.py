@@ -258,3 +258,15 @@ def test_a_reader_that_leaves_early_gets_no_traceback(tiny_space: Path) -> None:
 
     assert run.stdout.startswith("tiny (")
     assert "Traceback" not in run.stderr
+
+
+def test_a_trial_of_a_search_that_is_not_there_cannot_be_stopped(
+    typed: Callable[..., tuple[int, str, str]], tmp_path: Path
+) -> None:
+    space = tmp_path / "space.yaml"
+    space.write_text(f"model_string: pydoc\ndataset: pydoc\nsave_root: {tmp_path}\n")
+
+    code, _, error = typed(space, "--stop-trial", "0")
+
+    assert code == 2
+    assert "space: not a results folder" in error

@@ -119,7 +119,9 @@ class History:
 
     `trials` are those that the search chose, by number from 0; `extras` those that it only measures with, by number
     from -1 down: the text control, and finalists under other seeds. No decision about a trial looks at these.
-    `gpu_seconds` are those that trials of all kinds were at work on GPUs, as far as the journal saw it.
+    `learned` are trials of the earlier searches `learned_from`, which only suggestions look at; `first_tried` says
+    which of `search.first` have been suggested. `gpu_seconds` are those that trials of all kinds were at work on GPUs,
+    as far as the journal saw it.
     """
 
     trials: dict[int, TrialRecord] = field(default_factory=dict)
@@ -128,6 +130,9 @@ class History:
     completed: bool = False
     interrupted_by: str | None = None
     gpu_seconds: float = 0.0
+    first_tried: set[int] = field(default_factory=set)
+    learned: list[TrialRecord] = field(default_factory=list)
+    learned_from: list[str] = field(default_factory=list)
     _gpus: float = 0.0
     _curves: TextCurves = field(default_factory=TextCurves, repr=False)
     _open: dict[int, None] = field(default_factory=dict, repr=False)
@@ -271,8 +276,20 @@ def _suggested(history: History, event: Mapping[str, Any]) -> None:
         history.extras[number] = trial
         return
     history.trials[number] = trial
+    if "first" in event:
+        history.first_tried.add(event["first"])
     history._open[number] = None
     insort(history._order, _rank(trial))
+
+
+def _learned(history: History, event: Mapping[str, Any]) -> None:
+    history.learned_from.append(event["from"])
+    for known in event["trials"]:
+        trial = TrialRecord(len(history.learned), dict(known["settings"]), event["time"], status=known["status"])
+        trial.kind = known.get("kind")
+        if known.get("report") is not None:
+            trial.add_report(dict(known["report"]), event["time"])
+        history.learned.append(trial)
 
 
 def _started(history: History, event: Mapping[str, Any]) -> None:
@@ -340,6 +357,7 @@ def _completed(history: History, event: Mapping[str, Any]) -> None:
 _HANDLERS = {
     "session": _session,
     "suggested": _suggested,
+    "learned": _learned,
     "started": _started,
     "reported": _reported,
     "stopped": _ended,

@@ -1,7 +1,7 @@
 """What a person asks of a search that runs elsewhere: files in its results folder, or objects beside its results.
 
-`search.py --stop-trial` asks; the search looks now and then, journals what it found, and only then takes it away, so that
-nothing that was asked is lost.
+`search.py --stop-trial` asks; the search looks now and then, journals what it found, and only then takes it away, so
+that nothing that was asked is lost.
 """
 
 import re

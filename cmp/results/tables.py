@@ -94,7 +94,7 @@ def write_results_parquet(path: Path, history: History, searched: Mapping[str, D
     import pyarrow.parquet as pq
 
     schema = results_schema(searched)
-    table = pa.Table.from_pydict(_report_columns(history, searched), schema=schema)
+    table = pa.Table.from_pydict(report_columns(history, searched), schema=schema)
     with replacing(path) as temporary:
         pq.write_table(table, temporary)
 
@@ -141,8 +141,11 @@ def _trial_row(history: History, space: Space, trial: TrialRecord, on_front: lis
     }
 
 
-def _report_columns(history: History, searched: Mapping[str, Domain]) -> dict[str, list[Any]]:
-    """Column by column, which for a hundred thousand reports takes a fifth of the time of row by row."""
+def report_columns(history: History, searched: Mapping[str, Domain]) -> dict[str, list[Any]]:
+    """The columns of results.parquet, times in microseconds.
+
+    Column by column, which for a hundred thousand reports takes a fifth of the time of row by row.
+    """
     trials = [trial for _, trial in sorted(history.trials.items())]
     reports = [report for trial in trials for report in trial.reports]
 

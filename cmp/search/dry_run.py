@@ -13,7 +13,7 @@ from cmp.objects import is_url
 from cmp.results.history import History
 from cmp.results.journal import read_events
 from cmp.results.opening import reading, require_usable
-from cmp.search.decide.sampler import suggest
+from cmp.search.decide.sampler import Sampler
 from cmp.search.engine.address import cluster_address
 from cmp.search.engine.cluster import Cluster, connected, local_nodes
 from cmp.search.engine.footprint import Plan
@@ -107,8 +107,7 @@ def _first_trials(space: Space) -> list[dict[str, Any]]:
     """What the sampler would suggest first, if these trials were started together."""
     events: list[dict[str, Any]] = []
     for number in range(min(_SAMPLED_TRIALS, space.search.num_samples)):
-        sampled = suggest(space, number, History.from_events(events))
-        events.append({"event": "suggested", "trial": number, "settings": sampled, "time": 0.0})
+        events.append({**Sampler(space).event(number, History.from_events(events)), "time": 0.0})
     return [event["settings"] for event in events]
 
 

@@ -3,22 +3,25 @@
 import logging
 import os
 import threading
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from rich.console import Console
 
 from cmp.objects import StoreError
 from cmp.results.folder import ResultsFolder
+from cmp.results.journal import Event
 from cmp.results.mirror import mirrored
 from cmp.results.opening import open_results, set_aside
 from cmp.search.decide.identity import noted_facts
 from cmp.search.decide.ledger import Ledger, Suggested
 from cmp.search.engine.address import cluster_address, require_reachable
-from cmp.search.engine.cluster import Cluster, RayLostError, connected
+from cmp.search.engine.cluster import Cluster, RayLostError, callers_cluster, connected
 from cmp.search.engine.environment import set_environment, withheld_names
 from cmp.search.engine.footprint import Plan, concurrency
 from cmp.search.engine.roster import Roster
@@ -26,6 +29,7 @@ from cmp.search.machines import Machines
 from cmp.search.planning import plan_for
 from cmp.search.precision import precision_facts
 from cmp.search.preparation import Preparation, prepare, settled
+from cmp.search.requests import RequestWatch
 from cmp.search.terminal import messages
 from cmp.search.terminal.display import Display
 from cmp.search.terminal.signals import InterruptedEarlyError, Interruption
@@ -45,6 +49,8 @@ if TYPE_CHECKING:
     from cmp.search.engine.job import TrialJob
     from cmp.search.engine.readiness import Readiness
 
+OnReport = Callable[[int, Mapping[str, Any]], Any]
+
 UNCUT_COLUMNS = 10_000
 
 # How often a Ray that was started here is started again when one of its own processes dies before any epoch is done.
@@ -55,14 +61,27 @@ RAY_LOGS = "/tmp/ray/session_latest/logs"
 FORCED_END_SECONDS = 10.0
 
 
-def run_search(space: Space, *, address: str | None = None, fresh: bool = False, console: Console | None = None) -> int:
+def run_search(
+    space: Space,
+    *,
+    address: str | None = None,
+    fresh: bool = False,
+    retry_failed: bool = False,
+    console: Console | None = None,
+    on_report: OnReport | None = None,
+    leave: Callable[[int], Any] = os._exit,
+) -> int:
     """Search, or go on with a search, until it is over or interrupted.
 
     Args:
         space: what to search and where results go.
         address: a running Ray cluster; None is what RAY_ADDRESS says, and without that starts Ray on this machine.
+            Where this process has joined or started a Ray already, that one is used, and left running.
         fresh: move an existing results folder aside and start over.
+        retry_failed: put failed trials back to work.
         console: where to write; standard output by default.
+        on_report: called with a trial's number and its metrics after each of its reports.
+        leave: ends the process when a second signal comes or trials do not leave in time.
 
     Returns:
         The exit code: 0 finished, 1 no trial succeeded, 75 the cluster is gone, 130 interrupted.
@@ -72,8 +91,7 @@ def run_search(space: Space, *, address: str | None = None, fresh: bool = False,
             machines.
     """
     console = console or standard_output()
-    _log_warnings_to(console)
-    address = cluster_address(address)
+    address = callers_cluster() or cluster_address(address)
     folder = open_results(space.results_place)
     if fresh:
         require_reachable(address)  # before anything is moved
@@ -81,8 +99,8 @@ def run_search(space: Space, *, address: str | None = None, fresh: bool = False,
         messages.say(console, f"The old results are now in {moved}.")
         folder = open_results(space.results_place)
     try:
-        with folder.lock(), mirrored(folder):
-            return _Search(space, folder, console, address).run()
+        with _warnings_on(console), folder.lock(), mirrored(folder):
+            return _Search(space, folder, console, address, retry_failed, on_report, leave).run()
     except StoreError as error:
         raise UserError("save_root", str(error)) from error
 
@@ -103,17 +121,22 @@ class _Search:
     folder: ResultsFolder
     console: Console
     address: str | None
+    retry_failed: bool = False
+    on_report: OnReport | None = None
+    leave: Callable[[int], Any] = os._exit
     exit_code: int = EXIT_INTERRUPTED
     why: str = "Interrupted"
 
     def run(self) -> int:
         """Open the ledger, print results if there is nothing to do, else search."""
         ledger = Ledger(self.space, self.folder)
-        if ledger.resumes and ledger.exhausted and (self._is_scored(ledger) or ledger.history.best() is None):
+        retries = self.retry_failed and ledger.failed()
+        is_over = ledger.resumes and ledger.exhausted and not retries
+        if is_over and (self._is_scored(ledger) or ledger.history.best() is None):
             return self._end(ledger)
         if ledger.resumes:
             messages.say(self.console, messages.found_line(ledger.history, self.space.search.num_samples))
-        interruption = Interruption(lambda: f"To go on: {messages.same_command()}")
+        interruption = Interruption(lambda: f"To go on: {messages.same_command()}", self.leave)
         with interruption:
             try:
                 self._search(ledger, interruption)
@@ -189,6 +212,10 @@ class _Search:
                 facts = preparation.facts | precision
                 ledger.begin(resources=_record(plan), facts=facts, data=preparation.data.counts)
                 self._announce(cluster, plan)
+                for line in messages.learned_lines(ledger.history):
+                    self._say(line)
+                if self.retry_failed and (failed := ledger.retry_failed()):
+                    self._say(f"Failed trials that are put back to work: {', '.join(map(str, failed))}.")
             self._run_trials(ledger, plan, Machines(cluster, roster, readiness), interruption)
 
     def _readiness(self, roster: Roster, preparation: Preparation, stack: ExitStack) -> "Readiness":
@@ -220,7 +247,10 @@ class _Search:
         from cmp.search.final import score_on_test
         from cmp.search.observers import observers
 
-        display = Display(self.space, ledger.history, self.console, max_concurrent=plan.max_concurrent)
+        display = Display(
+            self.space, ledger.history, self.console, max_concurrent=plan.max_concurrent, clock=ledger.clock
+        )
+        requests = RequestWatch(self.folder)
         control = Control(f"{self.space.name}-{uuid4().hex}")
         roster = machines.roster
         roster.say = display.say
@@ -229,6 +259,8 @@ class _Search:
             if interruption.signal is not None and ledger.history.interrupted_by is None:
                 display.status("Leaving: the trials write their checkpoints ...")
                 ledger.interrupt(interruption.signal)
+            for number in requests.answer(ledger):
+                display.say(f"trial {number} leaves after its next report, as you asked")
             machines.cluster.require_alive()
             machines.step(control)
             display.slots(limit())
@@ -242,7 +274,8 @@ class _Search:
             self.space, self.folder, plan, noted_facts(ledger.history), roster, control.key, machines.sign
         )
         desk = Desk(ledger, jobs, roster, limit, on_step, interruption.overdue, display.say)
-        with display, observers(self.space, self.folder, ledger, display.on_event) as callbacks:
+        show = partial(_show, display, self.on_report)
+        with display, requests, observers(self.space, self.folder, ledger, show) as callbacks:
             display.status("Starting the trials' processes ...")
             interruption.trials_run(machines.cluster.is_alive, control.ask_everybody)
             try:
@@ -280,6 +313,12 @@ class _Search:
         if ledger.history.best() is None:
             return EXIT_NO_SUCCESS
         return EXIT_MOSTLY_FAILED if ledger.history.mostly_failed else EXIT_FINISHED
+
+
+def _show(display: Display, on_report: OnReport | None, event: Event) -> None:
+    display.on_event(event)
+    if on_report is not None and event["event"] == "reported":
+        on_report(event["trial"], event["metrics"])
 
 
 @dataclass(frozen=True)
@@ -341,7 +380,14 @@ class _ConsoleHandler(logging.Handler):
         messages.print_warning(self._console, record.getMessage())
 
 
-def _log_warnings_to(console: Console) -> None:
+@contextmanager
+def _warnings_on(console: Console) -> Iterator[None]:
+    """Print warnings of our own packages during a block; a console that prints nothing leaves them to the caller."""
     logger = logging.getLogger("cmp")
-    logger.handlers = [_ConsoleHandler(console)]
-    logger.propagate = False
+    handlers, propagate = logger.handlers, logger.propagate
+    if not console.quiet:
+        logger.handlers, logger.propagate = [_ConsoleHandler(console)], False
+    try:
+        yield
+    finally:
+        logger.handlers, logger.propagate = handlers, propagate

@@ -126,7 +126,7 @@ def _build(entries: dict[str, Entry], path: Path, notes: list[str], problems: li
         if rule.required and name not in entries:
             problems.append(Problem(str(path), None, name, f"missing; it is {rule.meaning}"))
             broken.add(name)
-    space = _assemble(parsed, entries, path, notes)
+    space = _with_first(_assemble(parsed, entries, path, notes), problems)
     problems += check_space(space, broken) + check_paths(space, broken)
     require(sorted(problems, key=lambda problem: (problem.line is None, problem.line or 0)))
     return space
@@ -136,7 +136,7 @@ def _parse(name: str, value: Any) -> Any:
     rule = RULES.get(name)
     if rule is None:
         raise RuleError(_unknown(name, value))
-    if isinstance(value, dict):
+    if isinstance(value, dict) and not rule.items:
         return _parse_domain(rule, value)
     return rule.parse(value)
 
@@ -228,6 +228,32 @@ def _no_trial_twice(space: Space) -> SearchSettings:
     if combinations is None or combinations >= space.search.num_samples:
         return space.search
     return dataclasses.replace(space.search, num_samples=combinations)
+
+
+def _with_first(space: Space, problems: list[Problem]) -> Space:
+    """The space with the settings to try first parsed by the rules of what they set, each inside its domain."""
+    first = []
+    for wanted in space.search.first:
+        parsed = {}
+        for name, value in wanted.items():
+            try:
+                parsed[name] = _parse_first(space, name, value)
+            except RuleError as error:
+                problems.append(space.problem("search.first", f"{show(wanted)}: {name}: {error}"))
+        first.append(parsed)
+    return dataclasses.replace(space, search=dataclasses.replace(space.search, first=tuple(first)))
+
+
+def _parse_first(space: Space, name: str, value: Any) -> Any:
+    domain = space.searched.get(name)
+    if domain is None and name in space.fixed:
+        raise RuleError(f"is not searched but fixed at {show(space.fixed[name])}; leave it out, or search it")
+    if domain is None:
+        raise RuleError(f"unknown setting{suggestion(name, space.searched)}")
+    parsed = RULES[name].parse(value)
+    if not domain.contains(parsed):
+        raise RuleError(f"{show(value)} is outside {show(domain.to_plain())}")
+    return parsed
 
 
 def _section(section: str, values: dict[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import difflib
 import json
 import math
 import types
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import MISSING, Field, dataclass, fields
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -72,6 +72,7 @@ class Rule:
         required: there is no default.
         default: its default.
         bounds: the range of its numbers.
+        items: of a list, what it holds: "texts" or "settings"; empty for a single value.
         not_searched: why it cannot have a domain; None when it can.
         meaning: one line for `--help` and the README.
     """
@@ -85,13 +86,16 @@ class Rule:
     bounds: Range
     not_searched: str | None
     meaning: str
+    items: Literal["", "texts", "settings"] = ""
 
     def parse(self, value: Any) -> Any:
-        """The value as the setting wants it (a whole float becomes an int, an int a float).
+        """The value as the setting wants it (a whole float becomes an int, an int a float, a list a tuple).
 
         Raises:
             RuleError: the value breaks the rule.
         """
+        if self.items:
+            return self._parse_list(value if isinstance(value, list | tuple) else [value])
         if value is None:
             if self.optional:
                 return None
@@ -103,6 +107,13 @@ class Rule:
         if isinstance(value, str) and (str in self.kinds or self.choices):
             return self._parse_text(value)
         raise RuleError(self._wrong_type(value))
+
+    def _parse_list(self, values: Sequence[Any]) -> tuple[Any, ...]:
+        kind = dict if self.items == "settings" else str
+        wrong = next((value for value in values if not isinstance(value, kind) or not value), None)
+        if wrong is not None or None in values:
+            raise RuleError(f"{show(wrong)} is not {self.wanted()}")
+        return tuple(values)
 
     def _parse_bool(self, value: bool) -> bool:
         if bool in self.kinds:
@@ -147,6 +158,8 @@ class Rule:
     def wanted(self) -> str:
         """What would be right, as the end of "use ..."."""
         words: list[str] = []
+        if self.items:
+            return "a text, or a list of them" if self.items == "texts" else "a list such as [{lr: 0.001}]"
         if bool in self.kinds:
             words.append("true or false")
         if int in self.kinds or float in self.kinds:
@@ -186,7 +199,14 @@ def _read_rule(name: str, field: Field, hint: Any) -> Rule:
         bounds=next((extra for extra in extras if isinstance(extra, Range)), Range()),
         not_searched=next((extra.reason for extra in extras if isinstance(extra, NotSearched)), None),
         meaning=next((extra for extra in extras if isinstance(extra, str)), ""),
+        items=_items(hint),
     )
+
+
+def _items(hint: Any) -> Literal["", "texts", "settings"]:
+    if get_origin(hint) is not tuple:
+        return ""
+    return "texts" if get_args(hint)[0] is str else "settings"
 
 
 def show(value: Any) -> str:

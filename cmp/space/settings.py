@@ -6,7 +6,7 @@ checks, `--help` and the README's table, so a new setting is one line here.
 """
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from cmp.space.rules import NotSearched, Range, Rule, read_rules
 
@@ -197,6 +197,10 @@ class SearchSettings:
         _POSITIVE,
         "after this time, over all runs, no trial starts and running ones leave to be continued",
     ] = None
+    first: Annotated[tuple[dict[str, Any], ...], "searched settings to try first; what is left out is sampled"] = ()
+    learn_from: Annotated[
+        tuple[str, ...], "results of earlier searches of the same model, data and validation, to learn from"
+    ] = ()
     gpu_hours: Annotated[
         float | None, _POSITIVE, "the same for the hours that trials were at work, times the GPUs of a trial"
     ] = None

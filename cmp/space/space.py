@@ -36,6 +36,8 @@ _NOT_SEARCH_IDENTITY = {
     "time_budget_seconds",
     "gpu_hours",
     "trial_time_limit_seconds",
+    "first",
+    "learn_from",
     "tracker",
 }
 
@@ -154,7 +156,7 @@ class Space:
         return cls(
             fixed={**fixed, **given},
             searched=searched,
-            search=SearchSettings(**plain.get("search", {})),
+            search=SearchSettings(**{name: _listed(value) for name, value in plain.get("search", {}).items()}),
             resources=ResourceSettings(**plain.get("resources", {})),
             path=path or Path(),
         )
@@ -191,6 +193,11 @@ class Space:
 
 def _plain(value: Any) -> Any:
     return value.to_plain() if isinstance(value, Domain) else value
+
+
+def _listed(value: Any) -> Any:
+    """Lists as settings hold them."""
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _is_domain(key: str, value: Any) -> bool:

@@ -18,7 +18,7 @@ FAILURES = {"diverged", "out_of_memory", "failed", "worker_died"}
 ENDS = {"stopped", "finished", "failed"}
 MAY_CHANGE = {
     *("control", "confirm", "num_samples", "max_concurrent", "time_budget_seconds", "tracker", "best_positions"),
-    *("gpu_hours", "trial_time_limit_seconds"),
+    *("gpu_hours", "trial_time_limit_seconds", "first", "learn_from"),
 }
 
 
@@ -52,6 +52,7 @@ class Checker:
         self.line = 0
         self.leaving = False
         self.completed = False
+        self.suggested_here = False
 
     def check(self, condition: bool, message: str) -> bool:
         """Note a broken promise."""
@@ -72,7 +73,7 @@ class Checker:
             if trial.must_end is not None and kind != "session" and (other != number or kind != trial.must_end):
                 self.check(False, f"trial {other} had to be {trial.must_end} at once")
                 trial.must_end = None
-        if kind in ("session", "interrupted", "completed"):
+        if kind in ("session", "interrupted", "completed", "learned"):
             getattr(self, f"on_{kind}")(event)
         elif kind == "suggested":
             self.on_suggested(event)
@@ -104,9 +105,14 @@ class Checker:
         allowed = {"exp_name", "save_root", "data_root", "testing", "n_data_procs", "checkpt_mod"}
         allowed |= {"multi_gpu", "model_parallel"}
         self.check(not set(changed) - allowed, f"the session changed {changed}")
-        self.leaving = self.completed = False
+        self.leaving = self.completed = self.suggested_here = False
         for trial in self.trials.values():
             trial.running = False
+
+    def on_learned(self, event: dict[str, Any]) -> None:
+        wanted = self.spaces[-1]["search"].get("learn_from", [])
+        self.check(event["from"] in wanted, f"learned from {event['from']}, which the space does not name")
+        self.check(not self.suggested_here, f"learned from {event['from']} after a suggestion of this session")
 
     def on_interrupted(self, event: dict[str, Any]) -> None:
         self.leaving = True
@@ -120,6 +126,10 @@ class Checker:
 
     def on_suggested(self, event: dict[str, Any]) -> None:
         number, settings, space = event["trial"], event["settings"], self.spaces[-1]
+        self.suggested_here = True
+        if (place := event.get("first")) is not None:
+            wanted = space["search"]["first"][place].items()
+            self.check(wanted <= settings.items(), f"trial {number} is not number {place} of search.first")
         chosen = [other for other in self.trials if other >= 0]
         if number < 0:
             self.on_extra(event, chosen)

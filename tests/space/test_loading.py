@@ -292,3 +292,37 @@ def test_a_front_is_searched_where_trials_cost_differently_unless_said_otherwise
 
     assert space.search.objective == objective
     assert Space.from_dict(space.to_dict()).search.objective == objective
+
+
+def test_settings_to_try_first_are_parsed_by_their_rules(load: Load) -> None:
+    space = load("lr: {loguniform: [1e-4, 1e-2]}\nn_cmps: {int: [1, 4]}\nsearch: {first: [{lr: 1e-3, n_cmps: 2.0}]}\n")
+
+    assert space.search.first == ({"lr": 1e-3, "n_cmps": 2},)
+    assert type(space.search.first[0]["n_cmps"]) is int
+    assert Space.from_dict(space.to_dict()) == space
+    assert load("lr: {uniform: [0.1, 0.2]}\nsearch: {first: {lr: 0.1}}\n").search.first == ({"lr": 0.1},)
+
+
+def test_searches_to_learn_from_are_a_text_or_several(load: Load) -> None:
+    assert load("search: {learn_from: results/old}\n").search.learn_from == ("results/old",)
+    assert load("search: {learn_from: [a, b]}\n").search.learn_from == ("a", "b")
+
+
+@pytest.mark.parametrize(
+    ("first", "message"),
+    [
+        ("[{lr: 1.0}]", "search.first: {lr: 1}: lr: 1 is outside {uniform: [0.1, 0.2]}"),
+        ("[{lr: fast}]", 'search.first: {lr: "fast"}: lr: "fast" is not a number above 0'),
+        (
+            "[{n_cmps: 4}]",
+            "search.first: {n_cmps: 4}: n_cmps: is not searched but fixed at 4; leave it out, or search it",
+        ),
+        ("[{lrr: 0.1}]", "search.first: {lrr: 0.1}: lrr: unknown setting; did you mean lr?"),
+        ("[3]", "search.first: 3 is not a list such as [{lr: 0.001}]"),
+        ("[{}]", "search.first: {} is not a list such as [{lr: 0.001}]"),
+    ],
+)
+def test_what_cannot_be_tried_first_is_said(problems: Problems, first: str, message: str) -> None:
+    found = problems(f"lr: {{uniform: [0.1, 0.2]}}\nsearch: {{first: {first}}}\n")
+
+    assert any(message in problem for problem in found), found

@@ -52,11 +52,16 @@ class Evidence:
         return self._points[: len(self._seen)]
 
     def update(self, history: History) -> None:
-        """Take up what has changed. A trial stands as it did while its status and number of reports are the same."""
-        for index, trial in enumerate(history.trials.values()):
+        """Take up what has changed. A trial stands as it did while its status and number of reports are the same.
+
+        Trials of earlier searches come first; none is added between two calls.
+        """
+        for index, trial in enumerate([*history.learned, *history.trials.values()]):
             state = trial.status, len(trial.reports)
             if index == len(self._seen):
                 self._add(trial)
+                if index >= len(history.learned):
+                    self._tried.add(self._values(trial.settings))
             elif self._seen[index] == state:
                 continue
             self._seen[index] = state
@@ -103,7 +108,7 @@ class Evidence:
 
     def _price(self, index: int, trial: TrialRecord) -> None:
         """Enter what a trial reached at which price: one entry, or one for each prefix of a nested trial."""
-        report = _ranking_report(trial)
+        report = ranking_report(trial)
         settings = self._space.settings_of(trial.settings)
         found = {} if report is None else losses_by_price(settings, report)
         missing = len(found) - self._prices.shape[1]
@@ -122,7 +127,6 @@ class Evidence:
             self._standings = np.concatenate([self._standings, np.empty_like(self._standings)])
             self._prices = np.concatenate([self._prices, np.empty_like(self._prices)])
             self._losses = np.concatenate([self._losses, np.empty_like(self._losses)])
-        self._tried.add(self._values(trial.settings))
         self._points[index] = coordinates(self._domains, trial.settings)
 
 
@@ -133,7 +137,7 @@ def _standing(trial: TrialRecord) -> tuple[float, float, float]:
         return (_OTHER, -1.0, 0.0) if trial.kind in ("diverged", "out_of_memory") else (_SILENT, 0.0, 0.0)
     if trial.status == "finished" and trial.val_loss is not None:
         return _FINISHED, 0.0, trial.val_loss
-    report = _ranking_report(trial)
+    report = ranking_report(trial)
     if report is not None:
         return _OTHER, float(report["epoch"]), report["val_loss"]
     if trial.reason == "user":  # who stopped it before its first report knows why
@@ -141,7 +145,7 @@ def _standing(trial: TrialRecord) -> tuple[float, float, float]:
     return (_OTHER, -1.0, 0.0) if trial.has_ended else (_BAD, 0.0, 0.0)
 
 
-def _ranking_report(trial: TrialRecord) -> Metrics | None:
+def ranking_report(trial: TrialRecord) -> Metrics | None:
     """The report that a trial is ranked by: its best when it has finished, else the last with a finite val_loss."""
     if trial.status == "failed":
         return None

@@ -21,6 +21,7 @@ from cmp.search.decide.asha import Asha
 from cmp.search.decide.clock import SessionClock
 from cmp.search.decide.extras import control_sample, extra_settings, next_finalist, wants_control
 from cmp.search.decide.identity import refuse_another_search, refuse_other_facts, session_event, write_space
+from cmp.search.decide.learning import learned_event
 from cmp.search.decide.sampler import Sampler, max_trials
 from cmp.search.decide.views import FolderViews
 from cmp.space.settings import TrialSettings
@@ -171,11 +172,14 @@ class Ledger:
 
         Raises:
             SpaceError: a fact differs.
+            UserError: an earlier search that `search.learn_from` names does not compare with this one.
         """
         with self._lock:
             if self._begun:
                 raise RuntimeError("a ledger begins only one session")
             refuse_other_facts(self.folder, self.history, facts or {})
+            news = [place for place in self.space.search.learn_from if place not in self.history.learned_from]
+            learned = [learned_event(self.space, place, facts or {}) for place in news]
             self._begun = True
             run = len(self.history.sessions) + 1
             event = session_event(self.space, run, resources=resources or {}, facts=facts or {}, data=data or {})
@@ -183,6 +187,8 @@ class Ledger:
             if self._views is not None:
                 self._views.start(self.history, self._journal.read)
             self._append(event)
+            for known in learned:
+                self._append(known)
             self._complete_decisions()
 
     def next_trial(self) -> Suggested | None:
@@ -204,8 +210,7 @@ class Ledger:
                     return None
                 self._append(finalist)
                 return self._issue(self.history.extras[finalist["trial"]])
-            sampled = self._sampler.suggest(number, self.history)
-            self._append({"event": "suggested", "trial": number, "settings": sampled})
+            self._append(self._sampler.event(number, self.history))
             return self._issue(self.history.trials[number])
 
     def started(self, number: int, *, node: str | None = None, pid: int | None = None) -> None:

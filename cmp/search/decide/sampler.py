@@ -16,6 +16,7 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from cmp.results.history import History
+from cmp.results.journal import Event
 from cmp.search.decide.evidence import Evidence
 from cmp.search.decide.tpe import propose, varied
 from cmp.space.domains import Choice, Domain, Int, LogInt, LogUniform
@@ -61,10 +62,23 @@ class Sampler:
         if not self._space.searched:
             return {}
         self._evidence.update(history)
+        if (wanted := self.next_first(history)) is not None:
+            return {**startup_point(self._space, number), **self._space.search.first[wanted]}
         for sampled in self._candidates(number):
             if not self._evidence.was_tried(sampled):
                 return sampled
         return self._space.sample(random.Random(_seed(self._space.search.seed, number)))
+
+    def next_first(self, history: History) -> int | None:
+        """Which of `search.first` is to be tried next; None when all were."""
+        places = range(len(self._space.search.first)) if self._space.searched else range(0)
+        return next((place for place in places if place not in history.first_tried), None)
+
+    def event(self, number: int, history: History) -> Event:
+        """The journal's event that suggests the trial with this number."""
+        wanted = self.next_first(history)
+        first = {} if wanted is None else {"first": wanted}
+        return {"event": "suggested", "trial": number, "settings": self.suggest(number, history), **first}
 
     def _candidates(self, number: int) -> Iterator[dict[str, Any]]:
         """What to try, in order of preference: TPE's choice, others of its choices, then anything at all."""

@@ -6,6 +6,7 @@ A local Ray is started for the search and dies with it; `--address` joins a clus
 import logging
 import os
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -166,9 +167,17 @@ def cluster_nodes(address: str | None) -> tuple[Node, ...]:
         return cluster.sight().nodes
 
 
+def callers_cluster() -> str | None:
+    """The address of a Ray that this process is in already; None where it is in none."""
+    ray = sys.modules.get("ray")
+    return ray.get_runtime_context().gcs_address if ray is not None and ray.is_initialized() else None
+
+
 @contextmanager
 def connected(address: str | None, *, job_name: str) -> Iterator[Cluster]:
     """Start a local Ray, or join the one at `address`, and leave it at the end.
+
+    A Ray that this process is in already is the caller's: it is used as it is, and nobody leaves it.
 
     Raises:
         UserError: no cluster answers at the address.
@@ -180,18 +189,23 @@ def connected(address: str | None, *, job_name: str) -> Iterator[Cluster]:
 
     from cmp.search.engine.ray_private import keep_quiet
 
-    keep_quiet()
-    context = _start(job_name) if address is None else _join(address, job_name)
+    is_callers = callers_cluster() is not None
+    if is_callers:
+        dashboard = None
+    else:
+        keep_quiet()
+        dashboard = (_start(job_name) if address is None else _join(address, job_name)).dashboard_url or None
     head = None if address is None else HeadWatch(ray.get_runtime_context().gcs_address)
     if head is not None:
         head.start()
     try:
-        yield Cluster(context.dashboard_url or None, token_file(), head)
+        yield Cluster(dashboard, token_file(), head)
     finally:
         is_gone = head is not None and head.lost() is not None
         if head is not None:
             head.stop()
-        _leave(is_gone=is_gone)
+        if not is_callers:
+            _leave(is_gone=is_gone)
 
 
 def _leave(*, is_gone: bool) -> None:

@@ -42,6 +42,13 @@ def found_line(history: History, num_samples: int) -> str:
     )
 
 
+def learned_lines(history: History) -> list[str]:
+    """What suggestions know from earlier searches."""
+    if not history.learned_from:
+        return []
+    return [f"Suggestions learn from {len(history.learned)} trials of {', '.join(history.learned_from)}."]
+
+
 def same_command(arguments: Sequence[str] | None = None) -> str:
     """The command that goes on from here: the one that was typed, without --fresh."""
     words = list(sys.argv if arguments is None else arguments)

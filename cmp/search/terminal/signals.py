@@ -63,7 +63,12 @@ class Interruption:
             signal.signal(number, handler)
 
     def install(self) -> None:
-        """Take over the signals, again where Ray has put a handler of its own in between."""
+        """Take over the signals, again where Ray has put a handler of its own in between.
+
+        Only the main thread gets signals; in another one the search is left alone by them.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            return
         for number in _SIGNALS:
             current = signal.getsignal(number)
             if current is signal.SIG_IGN or current == self._handle:
