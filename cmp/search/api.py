@@ -7,7 +7,7 @@ running.
 import _thread
 import json
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -183,7 +183,7 @@ def run_search(
         retry_failed=retry_failed,
         console=console or Console(quiet=True, force_terminal=False),
         on_report=on_report,
-        leave=_leave,
+        leave=_leaving(),
     )
     return open_search(space.results_place, exit_code=code)
 
@@ -239,8 +239,14 @@ def _written(overrides: Sequence[str] | Mapping[str, Any]) -> list[str]:
     return [f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in overrides.items()]
 
 
-def _leave(code: int) -> None:
-    """In the caller's process a search that does not leave in time is broken off, and not the process."""
-    if threading.current_thread() is threading.main_thread():
-        raise KeyboardInterrupt
-    _thread.interrupt_main()
+def _leaving() -> Callable[[int], None]:
+    """What to do when a search does not leave in time: break it off where it runs in the main thread; never more."""
+    runs_in_main = threading.current_thread() is threading.main_thread()
+
+    def leave(code: int) -> None:
+        if threading.current_thread() is threading.main_thread():
+            raise KeyboardInterrupt
+        if runs_in_main:
+            _thread.interrupt_main()
+
+    return leave

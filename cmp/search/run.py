@@ -183,14 +183,14 @@ class _Search:
 
     def _leave_by_force(self, ledger: Ledger, lost: str) -> None:
         """Leave while the main thread waits for a head that is gone; called in another one."""
-        late = threading.Timer(FORCED_END_SECONDS, os._exit, [EXIT_CLUSTER_LOST])
+        late = threading.Timer(FORCED_END_SECONDS, self.leave, [EXIT_CLUSTER_LOST])
         late.daemon = True
         late.start()
         self._lose_cluster(ledger, lost)
         code = self._end(ledger)
         self.console.show_cursor()
         self.console.file.flush()
-        os._exit(code)
+        self.leave(code)
 
     def _search_on_ray(self, ledger: Ledger, interruption: Interruption, preparation: Preparation) -> None:
         with ExitStack() as stack:
