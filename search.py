@@ -105,7 +105,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--fresh", action="store_true", help="start over; the old results folder is moved aside")
     parser.add_argument(
-        "--retry-failed", action="store_true", help="put failed trials back to work; otherwise they stay failed"
+        "--retry-failed", action="store_true", help="put failed trials back to work, but for diverged ones"
     )
     parser.add_argument(
         "--stop-trial", type=int, metavar="N", help="stop a trial of the search that runs elsewhere; starts nothing"

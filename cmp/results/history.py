@@ -130,7 +130,7 @@ class History:
     completed: bool = False
     interrupted_by: str | None = None
     gpu_seconds: float = 0.0
-    first_tried: set[int] = field(default_factory=set)
+    first_tried: list[dict[str, Any]] = field(default_factory=list)
     learned: list[TrialRecord] = field(default_factory=list)
     learned_from: list[str] = field(default_factory=list)
     _gpus: float = 0.0
@@ -277,7 +277,7 @@ def _suggested(history: History, event: Mapping[str, Any]) -> None:
         return
     history.trials[number] = trial
     if "first" in event:
-        history.first_tried.add(event["first"])
+        history.first_tried.append(event["first"])
     history._open[number] = None
     insort(history._order, _rank(trial))
 

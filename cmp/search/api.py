@@ -20,7 +20,7 @@ from cmp.results.journal import each_event
 from cmp.results.opening import reading
 from cmp.results.requests import ask_to_stop
 from cmp.results.space_file import read_space_file
-from cmp.results.tables import report_columns, trial_rows
+from cmp.results.tables import TRIAL_COLUMNS, report_columns, trial_rows
 from cmp.space.errors import UserError
 from cmp.space.loading import load_space
 from cmp.space.space import Space
@@ -95,7 +95,8 @@ class SearchResult:
         """One row per trial, best first: the columns of trials.csv."""
         import pandas as pd
 
-        return pd.DataFrame(trial_rows(self.history, self.space)).set_index("trial", drop=False)
+        columns = [*TRIAL_COLUMNS, *self.space.searched]
+        return pd.DataFrame(trial_rows(self.history, self.space), columns=columns).set_index("trial", drop=False)
 
     @cached_property
     def reports(self) -> "pd.DataFrame":

@@ -127,9 +127,9 @@ class Checker:
     def on_suggested(self, event: dict[str, Any]) -> None:
         number, settings, space = event["trial"], event["settings"], self.spaces[-1]
         self.suggested_here = True
-        if (place := event.get("first")) is not None:
-            wanted = space["search"]["first"][place].items()
-            self.check(wanted <= settings.items(), f"trial {number} is not number {place} of search.first")
+        if (wanted := event.get("first")) is not None:
+            known = wanted in space["search"]["first"] and wanted.items() <= settings.items()
+            self.check(known, f"trial {number} is not {wanted}, or search.first does not have it")
         chosen = [other for other in self.trials if other >= 0]
         if number < 0:
             self.on_extra(event, chosen)

@@ -63,16 +63,16 @@ class Sampler:
             return {}
         self._evidence.update(history)
         if (wanted := self.next_first(history)) is not None:
-            return {**startup_point(self._space, number), **self._space.search.first[wanted]}
+            return {**startup_point(self._space, number), **wanted}
         for sampled in self._candidates(number):
             if not self._evidence.was_tried(sampled):
                 return sampled
         return self._space.sample(random.Random(_seed(self._space.search.seed, number)))
 
-    def next_first(self, history: History) -> int | None:
-        """Which of `search.first` is to be tried next; None when all were."""
-        places = range(len(self._space.search.first)) if self._space.searched else range(0)
-        return next((place for place in places if place not in history.first_tried), None)
+    def next_first(self, history: History) -> dict[str, Any] | None:
+        """What of `search.first` is to be tried next; None when all was."""
+        wanted = self._space.search.first if self._space.searched else ()
+        return next((one for one in wanted if one not in history.first_tried), None)
 
     def event(self, number: int, history: History) -> Event:
         """The journal's event that suggests the trial with this number."""

@@ -143,7 +143,7 @@ def test_more_to_try_may_be_added_while_a_search_is_interrupted(tmp_path: Path) 
         first.next_trial()
     first.close()
 
-    later = ledger_of(tmp_path, first=FIRST)
+    later = ledger_of(tmp_path, first=FIRST[::-1])  # wherever in the list
     for _ in range(3):
         assert later.next_trial() is not None  # those that were begun
     added = later.next_trial()
