@@ -196,9 +196,8 @@ def event_line(event: Mapping[str, Any], space: Space, history: History) -> str 
     if kind == "reported":
         return f"{trial}  {_report_text(history, event['metrics'], event['epoch'])}"
     if kind == "stopped":
-        why = {"user": "as you asked", "time limit": "its time was up"}.get(
-            event.get("reason", ""), "others were better"
-        )
+        reasons = {"user": "as you asked", "time limit": "its time was up"}
+        why = reasons.get(event.get("reason", ""), "others were better there")
         return f"{trial}  stopped after epoch {event['epoch']}: {why}"
     if kind == "finished":
         return f"{trial}  finished after epoch {event['epoch']}; {best_line(history)}"
