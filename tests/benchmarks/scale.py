@@ -1,6 +1,6 @@
 """What a search of 100, 1,000 and 10,000 trials costs beside its training.
 
-    python -m tests.benchmarks.scale [--trials 100 1000 10000] [--only KEY ...] [--check JOURNAL ...]
+    python -m tests.benchmarks.scale [--trials 100 1000 10000] [--only KEY ...] [--record NAME] [--check JOURNAL ...]
 
 For each size a journal is made up (ten reports per trial on average, decided by the search's own rules), and a process
 of its own measures on it, in seconds of processor time and without waiting for the disk:
@@ -39,6 +39,7 @@ from cmp.search.decide.ledger import Ledger, Suggested
 from cmp.space.space import Space
 from cmp.train.session import TrialOutcome
 from tests.benchmarks.curves import FormulaCurves
+from tests.benchmarks.record import record
 
 SIZES = (100, 1_000, 10_000)
 SLOTS = 16
@@ -46,6 +47,12 @@ SEARCH = {"grace_period": 3, "reduction_factor": 3}
 EPOCHS = 81
 """With these a trial has ten reports on average."""
 REPEATS = 9
+NOTES = (
+    "What a search of so many trials costs beside its training: seconds of one core's time, without waiting for the"
+    " disk. `replay` opens the ledger, as at a resume; `suggestion` and `report` are medians of nine, the report of a"
+    " trial stopped at its first rung; `tables` are trials.csv and results.parquet; `tensorboard` writes all"
+    " event files, `again` does so at a resume; `memory` is the driver's largest resident set."
+)
 
 Measure = Callable[["Folder"], dict[str, float]]
 
@@ -174,7 +181,7 @@ def tables(folder: Folder) -> dict[str, float]:
     history = History.from_events(read_events(folder.results.journal))
     searched = folder.space.searched
     write_results_parquet(folder.results.results_parquet, History(), searched)  # pyarrow's import
-    csv = timed(lambda: write_trials_csv(folder.results.trials_csv, history, searched))
+    csv = timed(lambda: write_trials_csv(folder.results.trials_csv, history, folder.space))
     return {"tables": csv + timed(lambda: write_results_parquet(folder.results.results_parquet, history, searched))}
 
 
@@ -260,21 +267,18 @@ def _bare(event: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in event.items() if name != "time"}
 
 
-def table(sizes: list[int], keys: list[str]) -> Iterator[str]:
-    """The lines of the table."""
-    columns: list[dict[str, float]] = []
+def measured(sizes: list[int], keys: list[str]) -> Iterator[dict[str, float]]:
+    """One row for each size, measured in a process of its own."""
     for trials in sizes:
         with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as folder:
             options = ["--one", str(trials), "--folder", str(Path(folder) / "results"), "--only", *keys]
             command = [sys.executable, "-m", "tests.benchmarks.scale", *options]
-            columns.append(json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout))
-    yield f"{'trials':<14}" + "".join(f"{trials:>12,}" for trials in sizes)
-    for name in columns[0]:
-        yield f"{name:<14}" + "".join(f"{_shown(name, column[name]):>12}" for column in columns)
+            found = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+        yield {"trials": trials, **{name: _rounded(name, value) for name, value in found.items()}}
 
 
-def _shown(name: str, value: float) -> str:
-    return f"{value:,.0f}" if name in ("reports", "memory MB") else f"{value:.4f}" if value < 1 else f"{value:.2f}"
+def _rounded(name: str, value: float) -> float:
+    return round(value) if name in ("reports", "memory MB") else round(value, 4 if value < 1 else 2)
 
 
 def main() -> int:
@@ -283,6 +287,7 @@ def main() -> int:
     parser.add_argument("--trials", type=int, nargs="+", default=list(SIZES))
     parser.add_argument("--only", nargs="+", choices=list(MEASURES), default=list(MEASURES), metavar="KEY")
     parser.add_argument("--check", type=Path, nargs="+", metavar="JOURNAL", help="run recorded journals again")
+    parser.add_argument("--record", metavar="NAME", help="write the table to results/NAME.json")
     parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -294,8 +299,12 @@ def main() -> int:
     if options.one is not None:
         print(json.dumps(measure(options.folder, options.one, options.only)))
         return 0
-    for line in table(options.trials, options.only):
-        print(line, flush=True)
+    rows = []
+    for row in measured(options.trials, options.only):
+        rows.append(row)
+        print(row, flush=True)
+    if options.record is not None:
+        record(options.record, "tests.benchmarks.scale", NOTES, rows)
     return 0
 
 

@@ -2,6 +2,7 @@
 
     python -m tests.benchmarks.simulate [--slots 1 16 256] [--epochs 600] [--seeds 3] [--results F | --curves F]
         [--target LOSS] [--trusted SHARE]
+    python -m tests.benchmarks.simulate --front --slots 4 --seeds 30 [--record NAME]
 
 Drives the real ledger, sampler and ASHA with a simulated clock over learning curves from a formula, or from what a
 results folder or `tests.benchmarks.search` recorded. Every method may spend the same number of epochs (`--epochs`, all
@@ -14,6 +15,10 @@ Columns, medians over the seeds: `best` is the lowest val_loss found; `behind` h
 10,000 random settings have; `trials` how many were tried; `wasted` the share of all epochs that went into trials that,
 trained to the end, would not be among the best tenth of random ones; `hours` the simulated time; `to target` the epochs
 that all trials together had spent when one was at `--target` or below, with the quartiles.
+
+With `--front`: the area that the front covers in log positions and loss after a quarter, half and all of the epochs, in
+% of what 10,000 random settings cover; the lowest loss; of the trials that would end on the front, how many were
+stopped early; and the epochs after which a method covers what `objective: loss` covers in the end, seed by seed.
 """
 
 import argparse
@@ -26,18 +31,24 @@ import random
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import optuna
 
 from cmp.results import agreement
 from cmp.results.folder import ResultsFolder
 from cmp.results.front import hypervolume
+from cmp.results.history import History
 from cmp.search.decide.ledger import Ledger, Suggested
+from cmp.search.decide.sampler import Sampler
 from cmp.space.settings import SearchSettings
 from cmp.space.space import Space
 from cmp.train.session import TrialOutcome
 from tests.benchmarks.curves import Curves, FormulaCurves, InterpolatedCurves, PricedCurves, RecordedCurves
+from tests.benchmarks.record import record
 
 NEVER = 10**9
 Method = Callable[[SearchSettings], SearchSettings]
@@ -106,6 +117,7 @@ class _Run:
         epochs: int,
         target: float,
         area: Callable[[Mapping[int, float]], float] | None = None,
+        sampler: Sampler | None = None,
     ) -> None:
         self.now = 0.0
         self.spent = 0
@@ -121,6 +133,8 @@ class _Run:
         # a text control decides nothing, and there is no text here
         space = dataclasses.replace(space, search=dataclasses.replace(space.search, control=False))
         self.ledger = Ledger(space, ResultsFolder(folder), lambda: self.now, views=False)
+        if sampler is not None:
+            self.ledger._sampler = sampler
         started = time.perf_counter()
         self._fill(slots, epochs)
         while self._due:
@@ -219,12 +233,43 @@ def table(
 FRONT_METHODS: dict[str, Method] = {
     "random": lambda search: dataclasses.replace(search, objective="loss", startup_trials=NEVER, min_peers=NEVER),
     "loss": lambda search: dataclasses.replace(search, objective="loss"),
+    "MOTPE": lambda search: dataclasses.replace(search, objective="front", min_peers=NEVER),
     "no stopping": lambda search: dataclasses.replace(search, objective="front", min_peers=NEVER),
     "front": lambda search: dataclasses.replace(search, objective="front"),
 }
-"""Ways to search a front: at random, for the loss alone, with stopping and without."""
+"""Ways to search a front: at random, for the loss alone, with Optuna's TPE for two objectives, and with ours without
+stopping and with it. Optuna's does not know how to stop trials when there are two objectives."""
+
+
+class TwoObjectives(Sampler):
+    """Optuna's TPE for positions and loss, in the place of the ledger's sampler; it is told what has finished."""
+
+    def __init__(self, space: Space) -> None:
+        super().__init__(space)
+        search = space.search
+        startup, seed = search.startup_trials, search.seed
+        tpe = optuna.samplers.TPESampler(n_startup_trials=startup, multivariate=True, constant_liar=True, seed=seed)
+        self._study = optuna.create_study(directions=["minimize", "minimize"], sampler=tpe)
+        self._asked: dict[int, optuna.Trial] = {}
+
+    def event(self, number: int, history: History) -> dict[str, Any]:
+        """See `Sampler`; not a pure function of the history, which a simulation does not need."""
+        for other, trial in list(self._asked.items()):
+            if (record := history.trials[other]).has_ended and record.val_loss is not None:
+                positions = self._space.settings_of(record.settings).positions
+                self._study.tell(trial, [math.log(positions), record.val_loss])
+                del self._asked[other]
+        self._asked[number] = self._study.ask(self._domains)
+        return {"event": "suggested", "trial": number, "settings": self._asked[number].params}
+
 
 SHARES = (0.25, 0.5, 1.0)
+FRONT_NOTES = (
+    "Searches of a front through the real ledger, over made-up curves with `n_cmps` and `keep_len` searched: the area"
+    " that the front covers in (log positions, val_loss), in % of what 10,000 random settings cover. `loss` is what"
+    " `search.objective: loss` does; `MOTPE` is Optuna's TPE for two objectives, which cannot stop trials;"
+    " `no stopping` is `front` without it. Medians; quartiles in brackets. Epochs are those of all trials together;"
+)
 
 
 @dataclass(frozen=True)
@@ -279,10 +324,18 @@ class FrontReference:
         return hypervolume(losses, self._most, self._worst) / self._whole
 
 
-def simulate_front(curves: Curves, space: Space, *, slots: int, epochs: int, reference: FrontReference) -> FrontOutcome:
+def simulate_front(
+    curves: Curves,
+    space: Space,
+    *,
+    slots: int,
+    epochs: int,
+    reference: FrontReference,
+    sampler: Sampler | None = None,
+) -> FrontOutcome:
     """Search until `epochs` epochs were trained; trials that still run then are finished."""
     with tempfile.TemporaryDirectory(dir=_fast_folder()) as folder:
-        run = _Run(curves, space, Path(folder), slots, epochs, -math.inf, reference.area)
+        run = _Run(curves, space, Path(folder), slots, epochs, -math.inf, reference.area, sampler)
     finals, trials = run.finals(), run.ledger.history.trials
     front = [number for number, final in finals.items() if not any(_beats(other, final) for other in finals.values())]
     stopped = sum(trials[number].status == "stopped" for number in front)
@@ -296,7 +349,7 @@ def _beats(one: tuple[int, float], other: tuple[int, float]) -> bool:
     return one != other and one[0] <= other[0] and one[1] <= other[1]
 
 
-def front_table(
+def front_rows(
     curves: Curves,
     search: SearchSettings,
     *,
@@ -304,14 +357,9 @@ def front_table(
     epochs: int,
     seeds: int,
     methods: Iterable[str] = tuple(FRONT_METHODS),
-) -> Iterable[str]:
-    """The lines of the table of fronts, as they become known."""
+) -> Iterator[dict[str, Any]]:
+    """The rows of the table of fronts, as they become known; medians over the seeds."""
     reference = FrontReference(curves, draws=10_000)
-    budget = f"{curves.space.largest('n_epochs')} epochs a trial, {epochs} in all, {seeds} seeds"
-    yield f"{budget}; area in % of the front of 10,000 random settings"
-    heads = "".join(f"{f'at {share:.0%}':>9}" for share in SHARES)
-    heads += f"{'lowest':>9}{'±':>8}{'trials':>8}{'stopped':>9}{'epochs to final of loss':>28}"
-    yield f"{'slots':>5}  {'method':<13}{heads}"
     for count in slots:
         target = None
         for name in sorted(methods, key=lambda name: name != "loss"):
@@ -319,21 +367,35 @@ def front_table(
             for seed in range(seeds):
                 chosen = dataclasses.replace(FRONT_METHODS[name](search), seed=seed, num_samples=NEVER)
                 space = dataclasses.replace(curves.space, search=chosen)
-                outcomes.append(simulate_front(curves, space, slots=count, epochs=epochs, reference=reference))
+                sampler = TwoObjectives(space) if name == "MOTPE" else None
+                outcomes.append(
+                    simulate_front(curves, space, slots=count, epochs=epochs, reference=reference, sampler=sampler)
+                )
             target = target or [outcome.area(math.inf) for outcome in outcomes]
-            yield f"{count:>5}  {name:<13}" + _front_row(outcomes, target, epochs)
+            yield {"slots": count, "search": name, **_front_row(outcomes, target, epochs)}
 
 
-def _front_row(outcomes: list[FrontOutcome], targets: list[float], epochs: int) -> str:
-    areas = "".join(f"{statistics.median(o.area(share * epochs) for o in outcomes):>9.1%}" for share in SHARES)
+def _front_row(outcomes: list[FrontOutcome], targets: list[float], epochs: int) -> dict[str, Any]:
+    areas = {
+        f"area after {share * epochs:.0f} epochs, %": round(
+            100 * statistics.median(outcome.area(share * epochs) for outcome in outcomes), 1
+        )
+        for share in SHARES
+    }
     lowest = [outcome.lowest for outcome in outcomes]
-    spread = statistics.stdev(lowest) if len(lowest) > 1 else 0.0
-    stopped = sum(outcome.stopped for outcome in outcomes) / sum(outcome.front for outcome in outcomes)
     needed = sorted(outcome.epochs_to(target) for outcome, target in zip(outcomes, targets, strict=True))
     quarter = len(needed) // 4
-    to_target = f"{statistics.median(needed):.0f} ({needed[quarter]:.0f}-{needed[-1 - quarter]:.0f})"
-    trials = statistics.median(outcome.trials for outcome in outcomes)
-    return f"{areas}{statistics.median(lowest):>9.4f}{spread:>8.4f}{trials:>8.0f}{stopped:>9.0%}{to_target:>28}"
+    quartiles = [statistics.median(needed), needed[quarter], needed[-1 - quarter]]
+    middle, low, high = ("never" if math.isinf(value) else f"{value:.0f}" for value in quartiles)
+    stopped = sum(outcome.stopped for outcome in outcomes) / sum(outcome.front for outcome in outcomes)
+    return {
+        **areas,
+        "epochs to the final area of loss": f"{middle} ({low}-{high})",
+        "lowest loss": round(statistics.median(lowest), 4),
+        "its spread": round(statistics.stdev(lowest), 4) if len(lowest) > 1 else 0.0,
+        "trials": statistics.median(outcome.trials for outcome in outcomes),
+        "of the front stopped early, %": round(100 * stopped, 1),
+    }
 
 
 def sweep(curves: Curves, search: SearchSettings, *, slots: Iterable[int], epochs: int, seeds: int) -> Iterable[str]:
@@ -410,7 +472,8 @@ def main() -> None:
     for name in ("startup_trials", "grace_period", "reduction_factor", "min_peers"):
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=getattr(defaults, name))
     parser.add_argument("--front", action="store_true", help="searches of a front")
-    parser.add_argument("--methods", nargs="+", default=list(FRONT_METHODS))
+    parser.add_argument("--methods", nargs="+", choices=list(FRONT_METHODS), default=list(FRONT_METHODS))
+    parser.add_argument("--record", metavar="NAME", help="write the table of fronts to results/NAME.json")
     options = parser.parse_args()
     agreement.TRUSTED = options.trusted
     curves = _curves(options)
@@ -421,10 +484,15 @@ def main() -> None:
         min_peers=options.min_peers,
     )
     if options.front:
-        for line in front_table(
+        rows = []
+        for row in front_rows(
             curves, search, slots=options.slots, epochs=options.epochs, seeds=options.seeds, methods=options.methods
         ):
-            print(line, flush=True)
+            rows.append(row)
+            print(row, flush=True)
+        if options.record is not None:
+            budget = f"{curves.space.largest('n_epochs')} epochs a trial, {options.seeds} seeds"
+            record(options.record, "tests.benchmarks.simulate", f"{FRONT_NOTES} {budget}.", rows)
         return
     show = sweep if options.sweep else functools.partial(table, target=options.target)
     for line in show(curves, search, slots=options.slots, epochs=options.epochs, seeds=options.seeds):

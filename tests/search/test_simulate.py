@@ -11,8 +11,8 @@ from cmp.results.folder import ResultsFolder
 from cmp.search.decide.ledger import Ledger
 from cmp.space.settings import SearchSettings
 from cmp.train.session import TrialOutcome
-from tests.benchmarks.curves import FormulaCurves, InterpolatedCurves, RecordedCurves, place
-from tests.benchmarks.simulate import METHODS, SWEPT, Reference, simulate, sweep, table
+from tests.benchmarks.curves import FormulaCurves, InterpolatedCurves, PricedCurves, RecordedCurves, place
+from tests.benchmarks.simulate import FRONT_METHODS, METHODS, SWEPT, Reference, front_rows, simulate, sweep, table
 from tests.search.fake_search import Clock, make_space
 
 
@@ -137,3 +137,16 @@ def test_choices_lie_apart_and_numbers_from_0_to_1() -> None:
     assert place(searched["lr"], 1e-1) == [1.0]
     assert place(searched["n_cmps"], 9) == [0.5]
     assert place(searched["cmp_layer"], -1) == pytest.approx([0, 0.5**0.5, 0])
+
+
+def test_every_way_to_search_a_front_has_a_row_at_equal_epochs() -> None:
+    search = SearchSettings(startup_trials=3)
+
+    rows = list(front_rows(PricedCurves.default(4), search, slots=[2], epochs=60, seeds=2))
+
+    assert {row["search"] for row in rows} == set(FRONT_METHODS) and rows[0]["search"] == "loss"
+    areas = [row["area after 60 epochs, %"] for row in rows]
+    assert all(20 < area < 120 for area in areas) and len(set(areas)) > 3
+    found = {row["search"]: row for row in rows}
+    assert found["MOTPE"]["trials"] == found["random"]["trials"] < found["front"]["trials"]
+    assert found["MOTPE"]["of the front stopped early, %"] == 0
