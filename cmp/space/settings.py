@@ -201,9 +201,7 @@ class SearchSettings:
     learn_from: Annotated[
         tuple[str, ...], "results of earlier searches of the same model, data and validation, to learn from"
     ] = ()
-    gpu_hours: Annotated[
-        float | None, _POSITIVE, "the same for the hours that trials were at work, times the GPUs of a trial"
-    ] = None
+    gpu_hours: Annotated[float | None, _POSITIVE, "after so many hours of GPUs at work, over all runs, likewise"] = None
     trial_time_limit_seconds: Annotated[
         float | None, _POSITIVE, "a trial that was at work so long is stopped after its next report"
     ] = None

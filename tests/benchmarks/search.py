@@ -35,7 +35,7 @@ from cmp.space.loading import load_space
 from cmp.space.settings import SearchSettings
 from cmp.space.space import Space
 from cmp.store import write_json
-from cmp.train.session import EpochReport, LocalSession, TrialPlan
+from cmp.train.session import EpochReport, LocalSession, TrialOutcome, TrialPlan
 from cmp.train.trial import run_trial
 
 SHARES = (0.125, 0.25, 0.5, 1.0)
@@ -123,7 +123,7 @@ def search_grid(space: Space, seed: int, loops: int, cache: Path) -> Curve:
     points = list(grid(space))
     random.Random(seed).shuffle(points)
     for point in points:
-        _train(space, point, cache, lambda report: budget.charge(space.fixed["n_train_loops"], report.val_loss))
+        train(space, point, cache, lambda report: budget.charge(space.fixed["n_train_loops"], report.val_loss))
     return budget.curve
 
 
@@ -142,7 +142,7 @@ def search_with(space: Space, seed: int, loops: int, cache: Path, **changes: int
                 return ledger.report(number, report) == "continue" and affordable
 
             ledger.started(number)
-            outcome = _train(space, suggested.settings, cache, decide)
+            outcome = train(space, suggested.settings, cache, decide)
             ledger.finish(number, outcome)
         ledger.close()
     return budget.curve
@@ -198,7 +198,8 @@ def _grid_values(domain: Domain) -> list[Any]:
     return [value_at(domain, share) for share in shares]
 
 
-def _train(space: Space, sampled: dict[str, Any], cache: Path, decide: Callable[[EpochReport], bool]) -> Any:
+def train(space: Space, sampled: dict[str, Any], cache: Path, decide: Callable[[EpochReport], bool]) -> TrialOutcome:
+    """Train one trial, from the cache as far as it goes, until it ends or `decide` says no."""
     settings = space.trial_settings(sampled)
     key = hashlib.sha256(json.dumps([sampled, repr(settings)], sort_keys=True).encode()).hexdigest()[:16]
     folder = cache.absolute() / "trials" / key
