@@ -247,7 +247,7 @@ def _data_settings(settings: TrialSettings, args: argparse.Namespace) -> TrialSe
         "max_val_loops": args.max_loops,
     }
     changes = {name: value for name, value in changes.items() if value is not None}
-    if args.dataset is not None and args.dataset != settings.dataset:
+    if args.dataset is not None and args.dataset not in (settings.dataset, settings.dataset.partition("@")[0]):
         forgotten: dict[str, Any] = dict.fromkeys(_OF_ITS_DATA)
         changes = {**forgotten, **changes, "dataset": args.dataset}
     if args.all_windows:

@@ -15,6 +15,7 @@ from cmp.search.terminal.plan_text import lost_of_rows
 from cmp.search.terminal.waiting import waiting
 from cmp.space.checks import check_against_model
 from cmp.space.errors import Problem, require
+from cmp.space.hub_names import at_commit
 from cmp.space.layers import ModelFacts
 from cmp.space.settings import TrialSettings, Window
 from cmp.space.space import Space
@@ -28,8 +29,8 @@ class Preparation:
     """What the trials will find ready.
 
     Args:
-        facts: what the settings only name: the model's commit or fingerprint, the data's fingerprint. They must not
-            change between sessions.
+        facts: what the settings only name: the model's commit or fingerprint, the data's fingerprint and, of the hub,
+            their commit. They must not change between sessions.
         data: counts of the data set.
         settings: of any trial: they name the model and the data.
         model: what the model's configuration says.
@@ -68,7 +69,8 @@ def prepare(space: Space, console: Console, noted: Mapping[str, str]) -> Prepara
     Args:
         space: what will be searched.
         console: where to say what the data hold.
-        noted: facts of earlier sessions. A hub model is taken at the commit that the search began with.
+        noted: facts of earlier sessions. A model and data of the hub are taken at the commits that the search began
+            with.
 
     Raises:
         UserError: the model or the data cannot be loaded, or a setting does not suit them.
@@ -83,7 +85,8 @@ def prepare(space: Space, console: Console, noted: Mapping[str, str]) -> Prepara
         data = prepare_data(settled(settings, facts), space.window, progress=console.is_terminal)
     require(check_with_data(space, model, data))
     say(console, data_line(data))
-    return Preparation(facts | {"data": data.fingerprint}, data, settled(settings, facts), model)
+    facts |= {"data": data.fingerprint} | ({"dataset": data.revision} if data.revision else {})
+    return Preparation(facts, data, settled(settings, facts), model)
 
 
 def settled(settings: TrialSettings, facts: Mapping[str, str]) -> TrialSettings:
@@ -91,14 +94,15 @@ def settled(settings: TrialSettings, facts: Mapping[str, str]) -> TrialSettings:
 
     Args:
         settings: as the space says.
-        facts: of the search: the hub's commit in place of what its name stands for today, the precision in place of
+        facts: of the search: the hub's commits in place of what its names stand for today, the precision in place of
             "auto". Those that are not known leave the settings as they are.
     """
     from cmp.model.names import pinned
 
     torch_dtype: Any = settings.torch_dtype if settings.torch_dtype != "auto" else facts.get("torch_dtype", "auto")
     model_string = pinned(settings.model_string, facts.get("model"))
-    return replace(settings, model_string=model_string, torch_dtype=torch_dtype)
+    dataset = at_commit(settings.dataset, facts["dataset"]) if "dataset" in facts else settings.dataset
+    return replace(settings, model_string=model_string, dataset=dataset, torch_dtype=torch_dtype)
 
 
 def check_with_data(space: Space, facts: ModelFacts, data: "DataSummary") -> list[Problem]:

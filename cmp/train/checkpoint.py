@@ -27,8 +27,11 @@ _UNREADABLE = (
     OSError, zipfile.BadZipFile, RuntimeError, EOFError, pickle.UnpicklingError, ValueError, KeyError, TypeError
 )  # fmt: skip
 _NAME = re.compile(r"loop-(\d{9})\.pt")
-# Settings that move files or share the work out, without changing what is learned.
-_FREE = ("exp_name", "save_root", "testing", "data_root", "n_data_procs", "multi_gpu", "model_parallel", "checkpt_mod")
+# Settings that move files or share the work out, without changing what is learned; the data have their fingerprint.
+_FREE = (
+    "exp_name", "save_root", "testing", "data_root", "dataset", "n_data_procs", "multi_gpu", "model_parallel",
+    "attn_implementation", "gradient_checkpointing", "checkpt_mod",
+)  # fmt: skip
 
 
 @dataclass

@@ -75,6 +75,36 @@ def test_a_trial_trains_and_saves_with_the_settled_commit(
     assert (loaded.backbone.identity.name, loaded.backbone.identity.revision) == (NAME, OLD)
 
 
+def test_a_search_that_goes_on_elsewhere_reads_the_data_of_the_commit_that_it_began_with(
+    tiny_model_folder: Path, tiny_text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The commit was noted in the cache of tokens alone: another machine read what the name stands for today."""
+    import datasets
+
+    from cmp.train.data import hub
+
+    asked: list[str | None] = []
+    load = datasets.load_dataset
+
+    def load_dataset(name: str, config: str | None, *, revision: str | None, streaming: bool) -> Any:
+        asked.append(revision)
+        files = str(tiny_text_file)
+        return load("text", data_files={"train": files}, cache_dir=str(tmp_path / "hub-cache"))
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    monkeypatch.setattr(hub, "hub_revision", lambda name, revision: revision or OLD)
+    space = space_of(str(tiny_model_folder), Path("some/texts"), tmp_path)
+    first = prepare(space, quiet(), noted={})
+    monkeypatch.setattr(hub, "hub_revision", lambda name, revision: revision or NEW)
+    elsewhere = space_of(str(tiny_model_folder), Path("some/texts"), tmp_path, data_root=str(tmp_path / "there"))
+
+    again = prepare(elsewhere, quiet(), noted=first.facts)
+
+    assert first.facts["dataset"] == OLD and again.facts == first.facts and asked == [OLD, OLD]
+    assert first.settings.dataset == again.settings.dataset == f"some/texts@{OLD}"
+    assert prepare(elsewhere, quiet(), noted={}).facts["dataset"] == NEW, "a new search takes what is there now"
+
+
 def facts_for(space: Space, noted: dict[str, str], footprint: Footprint = ON_CPU) -> dict[str, str]:
     return precision_facts(space, noted, footprint, 32, lambda: False)
 

@@ -74,9 +74,10 @@ def test_a_checkpoint_of_other_settings_data_or_weights_is_not_used(tmp_path: Pa
     assert "other lr;" in lines[0] and "other data, backbone;" in lines[1]
 
 
-def test_moving_the_results_does_not_disown_a_checkpoint(tmp_path: Path) -> None:
+def test_moving_the_results_or_other_machines_do_not_disown_a_checkpoint(tmp_path: Path) -> None:
     save_checkpoint(Twin(tmp_path), checkpoint_at(10))
     moved = replace(SETTINGS, save_root="elsewhere", exp_name="renamed", n_data_procs=3, checkpt_mod=7)
+    moved = replace(moved, attn_implementation="eager", gradient_checkpointing=True, dataset="the same, elsewhere")
     assert load_newest(Twin(tmp_path), owner_of(moved, "data-1", "weights-1"), pytest.fail) is not None
 
 

@@ -1,6 +1,6 @@
 """Tokenized documents on disk: made once, mapped into memory by every trial. Called by `train.data`.
 
-    <data root>/tokens/<fingerprint>/
+    <data root>/tokens/<fingerprint>/       of a hub data set, a link from the fingerprint with its commit
         train.arrow         Arrow IPC file, one column `tokens` of lists, one row per document
         train.rows.arrow    of rows: `golds` (all right answers), `max_new_tokens` (0 where not said), `group`
         validation.arrow    where the data set has its own validation split
@@ -21,7 +21,8 @@ import shutil
 import time
 from array import array
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -30,6 +31,7 @@ from uuid import uuid4
 import numpy as np
 
 from cmp.space.cache_root import cache_root
+from cmp.space.hub_names import at_commit, commit_of
 from cmp.space.locks import one_at_a_time
 from cmp.space.settings import TrialSettings
 from cmp.store import is_disk_full, sync
@@ -125,9 +127,7 @@ def cached_tokens(settings: TrialSettings, tokenizer: Any, *, progress: bool = F
         DataError: the data cannot be read, hold no text, or there is no space for their tokens.
     """
     with clock("looking at the data", show=progress):
-        identity = data_identity(settings) | {"end": _end_id(tokenizer)}
-    if settings.chat_template:
-        identity |= {"chat": getattr(tokenizer, "chat_template", None)}
+        identity = _identity(settings, tokenizer)
     fingerprint = cache_fingerprint(identity, tokenizer)
     folder = cache_root(settings.data_root) / "tokens" / fingerprint
     was_there = (folder / "facts.json").is_file()
@@ -138,7 +138,26 @@ def cached_tokens(settings: TrialSettings, tokenizer: Any, *, progress: bool = F
             if not was_there:
                 fill = partial(_fill, settings=settings, tokenizer=tokenizer, identity=identity, progress=progress)
                 _make(folder, fill, alone=alone)
-    return _open(folder, fingerprint, was_there)
+    opened = _open(folder, fingerprint, was_there)
+    if "hub" in identity:
+        _name_by_commit(opened, settings, tokenizer)
+    return opened
+
+
+def _identity(settings: TrialSettings, tokenizer: Any) -> dict[str, Any]:
+    identity = data_identity(settings) | {"end": _end_id(tokenizer)}
+    return identity | ({"chat": getattr(tokenizer, "chat_template", None)} if settings.chat_template else {})
+
+
+def _name_by_commit(cache: TokenCache, settings: TrialSettings, tokenizer: Any) -> None:
+    """Let the tokens be found also by the commit that the hub's name stood for, which trials go by."""
+    commit = cache.facts["revision"]
+    if commit is None or commit_of(settings.dataset) is not None:
+        return
+    pinned = replace(settings, dataset=at_commit(settings.dataset, commit))
+    link = cache.folder.with_name(cache_fingerprint(_identity(pinned, tokenizer), tokenizer))
+    with suppress(OSError):  # it is there, or links are not to be had: then they are tokenized a second time
+        link.symlink_to(cache.folder.name)
 
 
 def cache_fingerprint(identity: dict[str, Any], tokenizer: Any) -> str:
@@ -167,6 +186,8 @@ def _make(folder: Path, fill: Callable[[Path], None], *, alone: bool) -> None:
     try:
         fill(partial_folder)
         if not (folder / "facts.json").is_file():
+            if folder.is_symlink():  # to tokens that are gone
+                folder.unlink()
             shutil.rmtree(folder, ignore_errors=True)
             partial_folder.rename(folder)
     except OSError as error:

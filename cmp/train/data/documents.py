@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from cmp.space.hub_names import HUB_NAMES, hub_data_set
+from cmp.space.hub_names import HUB_NAMES, commit_of, hub_data_set
 from cmp.space.settings import TrialSettings
 from cmp.train.data import hub, local
 from cmp.train.data.columns import GLUE, GLUE_SINGLES, Document, Reading, Records, choose_reading
@@ -91,7 +91,7 @@ def open_documents(settings: TrialSettings) -> Documents:
     if _is_local(dataset):
         return _documents(_local_records(settings), settings, _local_task(settings), None)
     name, config, revision = _hub_name(settings)
-    revision = hub.hub_revision(name, revision)
+    revision = hub.hub_revision(name, revision) or commit_of(dataset)
     records = hub.load_hub(name, config, revision, settings.abbrev_len)
     return _documents(records, settings, config if name == HUB_NAMES["glue"] else None, revision)
 

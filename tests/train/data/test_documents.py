@@ -1,4 +1,5 @@
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,11 @@ import pytest
 
 from cmp.space.settings import TrialSettings
 from cmp.train.data import hub
+from cmp.train.data.cache import cached_tokens
 from cmp.train.data.documents import Documents, data_identity, open_documents
 from cmp.train.data.errors import DataError
 from cmp.train.data.rows import Row
+from tests.train.data.conftest import ByteTokenizer
 
 Make = Callable[..., TrialSettings]
 
@@ -163,6 +166,28 @@ def test_with_abbrev_len_a_hub_data_set_is_streamed_and_a_seeded_choice_of_its_b
     assert first == again and len(set(numbers)) == 10 and all(streamed)
     assert max(numbers) > 50, "they come from the whole of the buffer"
     assert max(read_rows) <= 11 * 10, "and little more than the buffer is ever downloaded"
+
+
+def test_what_a_hub_name_stood_for_is_found_by_its_commit_too(
+    tmp_path: Path, settings: Make, tokenizer: ByteTokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Trials go by the commit that the search began with; nothing is tokenized for them again."""
+    commit, texts = "c" * 40, tmp_path / "texts"
+    texts.mkdir()
+    write_jsonl(texts / "train.jsonl", [{"text": "old"}])
+    calls = hub_at(monkeypatch, {"some/texts": texts})
+    monkeypatch.setattr(hub, "hub_revision", lambda name, revision: revision or commit)
+    by_name = cached_tokens(settings("some/texts"), tokenizer)
+
+    by_commit = cached_tokens(settings(f"some/texts@{commit}"), tokenizer)
+
+    assert by_commit.was_there and by_commit.content == by_name.content and len(calls) == 1
+    assert by_name.facts["revision"] == commit
+    shutil.rmtree(by_name.folder)
+    monkeypatch.setattr(hub, "hub_revision", lambda name, revision: None)  # away, but it was downloaded
+    again = cached_tokens(settings(f"some/texts@{commit}"), tokenizer)
+    assert not again.was_there and again.content == by_name.content and again.facts["revision"] == commit
+    assert calls[-1]["revision"] == commit
 
 
 def test_with_abbrev_len_a_local_file_is_read_no_further(tmp_path: Path, settings: Make) -> None:
