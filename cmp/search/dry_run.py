@@ -18,7 +18,7 @@ from cmp.search.engine.address import cluster_address
 from cmp.search.engine.cluster import Cluster, connected, local_nodes
 from cmp.search.engine.footprint import Plan
 from cmp.search.engine.roster import Roster, Sighting
-from cmp.search.model_check import checked_model_facts
+from cmp.search.model_check import checked_model_facts, saved_start
 from cmp.search.planning import plan_for
 from cmp.search.preparation import Preparation, check_with_data, model_fingerprint
 from cmp.search.terminal.plan_text import (
@@ -70,6 +70,7 @@ def _parts(space: Space, address: str | None, fresh: bool) -> Iterator[list[str]
         plan = plan_for(space, sighting)
         yield describe_plan(plan)
         model = checked_model_facts(space)
+        saved_start(space, model)
         yield describe_model(space, model)
         summary = _data_summary(space, trials[0])
         require(check_with_data(space, model, summary))

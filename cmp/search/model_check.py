@@ -1,11 +1,17 @@
 """Does the space suit its model? Asked before anything is tokenized or loaded, from the model's config alone."""
 
 import logging
+from typing import TYPE_CHECKING
 
 from cmp.space.checks import check_against_model
 from cmp.space.errors import UserError, require
 from cmp.space.layers import ModelFacts
 from cmp.space.space import Space
+
+if TYPE_CHECKING:
+    from cmp.model.saving import SavedConfig
+
+TASK_TOKENS = ("fwd.weight", "rmb.weight")
 
 
 def checked_model_facts(space: Space, model_string: str | None = None) -> ModelFacts:
@@ -21,6 +27,37 @@ def checked_model_facts(space: Space, model_string: str | None = None) -> ModelF
     facts = facts_of(model_string or space.fixed["model_string"], trust_remote_code=space.fixed["trust_remote_code"])
     require(check_against_model(space, facts))
     return facts
+
+
+def saved_start(space: Space, facts: ModelFacts) -> "SavedConfig | None":
+    """The compressor that trials start from, where `warm_start` names one.
+
+    Whether it is of the very same weights shows when these are loaded, at the first trial.
+
+    Raises:
+        UserError: there is none, or it cannot be of this model or of the trials' kind.
+    """
+    place = space.fixed["warm_start"]
+    if place is None:
+        return None
+    from cmp.model.saving import CompressorError, opened, read_config, read_tensors
+
+    try:
+        with opened(place) as folder:
+            saved = read_config(folder)
+            widths = {tensor.shape[-1] for name, tensor in read_tensors(folder, saved).items() if name in TASK_TOKENS}
+    except CompressorError as error:
+        raise UserError("warm_start", str(error)) from error
+    model = space.fixed["model_string"]
+    if widths != {facts.width}:
+        width = ", ".join(map(str, widths))
+        message = f"{place} is of {saved.backbone.name}, {width} wide; {model} is {facts.width} wide"
+        require([space.problem("warm_start", f"{message}; use a compressor of {model}")])
+    others = [value for value in space.values("memory") if value != saved.settings.memory]
+    if others:
+        message = f'{place} has memory: "{saved.settings.memory}", but trials have "{others[0]}"; give them the same'
+        require([space.problem("warm_start", message)])
+    return saved
 
 
 def facts_of(model_string: str, setting: str = "model_string", *, trust_remote_code: bool = False) -> ModelFacts:

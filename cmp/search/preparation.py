@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from cmp.search.engine.probe import Needs, files_fingerprint
-from cmp.search.model_check import checked_model_facts
+from cmp.search.model_check import checked_model_facts, saved_start
 from cmp.search.terminal.messages import say
 from cmp.search.terminal.plan_text import lost_of_rows
 from cmp.search.terminal.waiting import waiting
@@ -58,6 +58,7 @@ class Preparation:
             sign=sign,
             model_place=place if place.expanduser().exists() else None,
             model_fingerprint=self.facts["model"],
+            start_place=_folder(self.settings.warm_start),
             tokens=self.data.cache.name,
             data_fingerprint=self.data.fingerprint,
         )
@@ -81,6 +82,8 @@ def prepare(space: Space, console: Console, noted: Mapping[str, str]) -> Prepara
         settings = settled(space.trial_settings(space.sample(random.Random(0))), noted)
         model = checked_model_facts(space, settings.model_string)
         facts = {"model": model_fingerprint(settings.model_string)}
+        if (start := saved_start(space, model)) is not None:
+            facts["warm_start"] = start.tensors_sha256[:24]
     with waiting(console, "Reading and tokenizing the data", live=False):
         data = prepare_data(settled(settings, facts), space.window, progress=console.is_terminal)
     require(check_with_data(space, model, data))
@@ -103,6 +106,13 @@ def settled(settings: TrialSettings, facts: Mapping[str, str]) -> TrialSettings:
     model_string = pinned(settings.model_string, facts.get("model"))
     dataset = at_commit(settings.dataset, facts["dataset"]) if "dataset" in facts else settings.dataset
     return replace(settings, model_string=model_string, dataset=dataset, torch_dtype=torch_dtype)
+
+
+def _folder(compressor: str | None) -> Path | None:
+    """Where a compressor lies on this machine; None for one of a store or the hub."""
+    if compressor is None or not (Path(compressor) / "config.json").is_file():
+        return None
+    return Path(compressor)
 
 
 def check_with_data(space: Space, facts: ModelFacts, data: "DataSummary") -> list[Problem]:

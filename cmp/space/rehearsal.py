@@ -34,6 +34,7 @@ def rehearse(space: Space, facts: ModelFacts | None = None, gpus: float | None =
         "exp_name": f"{space.name}-test",
         "model_string": space.fixed["testing"] or TESTING_MODEL,
         "revision": None,
+        "warm_start": None,  # it is of another model
         "abbrev_len": min(space.fixed["abbrev_len"] or _DOCUMENTS, _DOCUMENTS),
         "n_epochs": _EPOCHS,
         "n_train_loops": _LOOPS,

@@ -28,7 +28,7 @@ class TrialSettings:
     model_string: Annotated[
         str, _Text, "the pretrained causal LM: hub id (with @revision), local folder, GGUF file, or built-in pydoc"
     ]
-    dataset: Annotated[str, _Text, "openwebtext, glue, pydoc, a hub data set, or local files, folders and globs"]
+    dataset: Annotated[str, _Text, "openwebtext, glue, pydoc, a hub data set (with @revision), or local files"]
     revision: Annotated[
         str | None, _Text, "commit, tag or branch of a model_string of the hub, as in model_string: name@revision"
     ] = None
@@ -38,6 +38,11 @@ class TrialSettings:
     exp_name: Annotated[str, _Place, "results go to save_root/exp_name; the space file's name by default"] = "search"
     save_root: Annotated[str, _Place, "the folder, or s3://, gs:// or az:// URL, of all results"] = "results"
     testing: Annotated[str | None, _Place, "a small model for --test to use instead; pydoc-tiny by default"] = None
+    warm_start: Annotated[
+        str | None,
+        NotSearched("trials that begin elsewhere cannot be compared; use one space file for each"),
+        "start trials from a saved compressor of the same model: folder, URL or hub id; vectors it lacks are added",
+    ] = None
     seed: Annotated[int, Range(0), "every random choice of a trial follows from it"] = 0
     torch_dtype: Annotated[
         Literal["auto", "float32", "bfloat16", "float16"],

@@ -23,6 +23,8 @@ from cmp.model.compression import CompressionModel
 from cmp.model.loading import LoadOptions, dtype_name
 from cmp.model.saving import save_compressor
 from cmp.model.steps import LossStep, ScoreStep, recordings_for
+from cmp.model.warm_start import start_from
+from cmp.space.settings import TrialSettings
 from cmp.store import failed_write_tolerated, replace_folder, restore_folder, write_json
 from cmp.train.bounds import Bounds, bounds_key, compute_bounds, shared_bounds
 from cmp.train.checkpoint import Checkpoint, load_newest, owner_of, save_checkpoint
@@ -123,7 +125,7 @@ def prepare(plan: TrialPlan, session: Session, workers: Workers, state: TrialSta
         workers,
         log,
     )
-    model = workers.agreed(lambda: CompressionModel(backbone, settings, settings.seed))
+    model = workers.agreed(lambda: _new_model(backbone, settings))
     stepper = Stepper(list(model.named_parameters()), settings, workers, float16=backbone.dtype == torch.float16)
     scale = stepper.loss_scale.value if stepper.loss_scale.dynamic else None
     recordings = recordings_for(backbone, log)
@@ -242,6 +244,13 @@ def _warm_backbone(plan: TrialPlan, device: torch.device) -> Backbone:
     )
     key = (settings.model_string, options)
     return BACKBONES.get(key, lambda: Backbone.load(*key))
+
+
+def _new_model(backbone: Backbone, settings: TrialSettings) -> CompressionModel:
+    model = CompressionModel(backbone, settings, settings.seed)
+    if settings.warm_start is not None:
+        start_from(model, settings.warm_start)
+    return model
 
 
 def _warm_data(plan: TrialPlan, backbone: Backbone) -> TrialData:

@@ -375,3 +375,28 @@ def test_the_peak_of_a_spread_model_counts_all_its_gpus(monkeypatch: pytest.Monk
     trial._reset_peak_memory(cuda)
     assert trial._peak_memory_bytes(cuda) == 0
     assert trial._peak_memory_bytes(torch.device("cpu")) > 2**20
+
+
+def test_a_trial_goes_on_training_a_saved_compressor(
+    unbroken: tuple[TrialPlan, list[EpochReport]], settings: TrialSettings, tmp_path: Path
+) -> None:
+    plan, reports = unbroken
+    best = min(report.val_loss for report in reports)
+    further = replace(settings, warm_start=str(plan.folder / "best"), n_cmps=3, n_epochs=1, lr=1e-6)
+    cold, warm = LocalSession(), LocalSession()
+
+    assert run_trial(plan_of(replace(further, warm_start=None), tmp_path / "cold"), cold).status == "finished"
+    assert run_trial(plan_of(further, tmp_path / "warm"), warm).status == "finished"
+
+    assert warm.reports[0].val_loss < best + 0.5 * (cold.reports[0].val_loss - best)
+
+
+def test_a_trial_that_cannot_start_from_the_compressor_says_why(
+    unbroken: tuple[TrialPlan, list[EpochReport]], settings: TrialSettings, tmp_path: Path
+) -> None:
+    other = replace(settings, warm_start=str(unbroken[0].folder / "best"), memory="kv")
+
+    outcome = run_trial(plan_of(other, tmp_path / "other"), LocalSession())
+
+    assert outcome.status == "failed" and outcome.reason is not None
+    assert 'has memory: "hidden", the trial "kv"; give the trial the same' in outcome.reason

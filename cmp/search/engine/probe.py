@@ -32,6 +32,7 @@ class Needs:
         sign: a file that this search has just written there; None where results go to a store.
         model_place: the folder or file that holds the model, as the space says it; None for one of the hub.
         model_fingerprint: of its files.
+        start_place: the folder of the compressor that trials start from; None where there is none, or it is elsewhere.
         tokens: name of the folder of tokens in the data root.
         data_fingerprint: of the tokens and how they are cut.
     """
@@ -43,6 +44,7 @@ class Needs:
     sign: Path | None
     model_place: Path | None
     model_fingerprint: str
+    start_place: Path | None
     tokens: str
     data_fingerprint: str
 
@@ -90,7 +92,13 @@ def sees(sign: Path | None, patience_seconds: float = FILE_PATIENCE_SECONDS) -> 
 
 
 def _lack(needs: Needs) -> str | None:
-    return _lack_of_store(needs.results) or _lack_of_model(needs)
+    return _lack_of_store(needs.results) or _lack_of_model(needs) or _lack_of_start(needs.start_place)
+
+
+def _lack_of_start(place: Path | None) -> str | None:
+    if place is None or (place / "config.json").is_file():
+        return None
+    return f"it has no compressor in {place} to start from"
 
 
 def _lack_of_store(results: str) -> str | None:

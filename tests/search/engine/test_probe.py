@@ -17,7 +17,7 @@ def needs(tmp_path: Path) -> Needs:
     settings = TrialSettings(model_string="gpt2", dataset="text.txt", data_root=str(tmp_path))
     return Needs(
         settings=settings, window=Window(8, 4), directory=tmp_path, results=str(tmp_path), sign=None,
-        model_place=None, model_fingerprint="", tokens="none", data_fingerprint="",
+        model_place=None, model_fingerprint="", start_place=None, tokens="none", data_fingerprint="",
     )  # fmt: skip
 
 
@@ -33,3 +33,12 @@ def test_a_machine_without_the_store_is_told_apart_before_a_trial_runs_there(nee
     lack = look(replace(needs, results=gone)).lack
     assert lack is not None
     assert lack.startswith(f"it cannot use the store ({gone}: there is no bucket elsewhere-")
+
+
+def test_a_machine_without_the_compressor_that_trials_start_from_is_told_apart(needs: Needs, tmp_path: Path) -> None:
+    place = tmp_path / "best"
+    asked = replace(needs, start_place=place)
+    assert look(asked).lack == f"it has no compressor in {place} to start from"
+    place.mkdir()
+    (place / "config.json").touch()
+    assert look(asked).lack is None
