@@ -38,6 +38,7 @@ def add_loading_options(parser: argparse.ArgumentParser) -> None:
         help="precision of the backbone; as in training by default",
     )
     parser.add_argument("--backbone", metavar="MODEL", help="where the model it was trained with is now")
+    parser.add_argument("--trust-remote-code", action="store_true", help="run the code that its backbone brings")
 
 
 def load_compressor(args: argparse.Namespace) -> "Compressor":
@@ -48,7 +49,13 @@ def load_compressor(args: argparse.Namespace) -> "Compressor":
 
     logging.disable_progress_bar()
     check_device(args.device)
-    return Compressor.from_pretrained(args.folder, device=args.device, torch_dtype=args.dtype, backbone=args.backbone)
+    return Compressor.from_pretrained(
+        args.folder,
+        device=args.device,
+        torch_dtype=args.dtype,
+        backbone=args.backbone,
+        trust_remote_code=args.trust_remote_code,
+    )
 
 
 def check_device(device: str | None) -> None:

@@ -505,7 +505,7 @@ def _load_backbone(place: str, options: LoadOptions) -> Backbone:
         raise CompressorError(f"{place}: the backbone cannot be loaded ({error})") from error
     except (OSError, ValueError) as error:
         if "trust_remote_code" in str(error):
-            advice = "if you trust the code that it brings, give trust_remote_code=True"
+            advice = "if you trust the code that it brings, give trust_remote_code=True (--trust-remote-code)"
             raise CompressorError(f"{place}: {advice}") from error
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise CompressorError(

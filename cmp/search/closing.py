@@ -51,10 +51,11 @@ def _make_examples(place: str, device: str) -> dict[str, str]:
     """Files that belong into a compressor's folder, by name; nothing is written where it is."""
     from cmp.model.api import Compressor
     from cmp.train.examples import search_data, write_examples
+    from cmp.train.own import load_own
     from cmp.train.written import is_answerable, score_written
 
     with local_folder(place) as folder, tempfile.TemporaryDirectory(prefix="cmp-") as temporary:
-        compressor = Compressor.from_pretrained(folder, device=device)
+        compressor = load_own(folder, device)
         control = Compressor.text_control(folder, compressor.backbone)
         examples = Path(temporary) / EXAMPLES
         write_examples(folder, backbone=compressor.backbone, target=examples, control=control)

@@ -70,6 +70,8 @@ def memory_hint(settings: TrialSettings) -> str:
     others = [lengths]
     if settings.val_batch_size > settings.batch_size:
         others.insert(0, f"val_batch_size {settings.val_batch_size}")
+    if not settings.gradient_checkpointing:
+        others.append("or set gradient_checkpointing: true")
     if settings.torch_dtype in ("auto", "float32"):
         others.append(f"or use torch_dtype bfloat16 instead of {settings.torch_dtype}")
     return f"out of memory; lower {batch}, {', '.join(others)}"

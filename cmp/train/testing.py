@@ -19,6 +19,7 @@ from cmp.space.settings import Window
 from cmp.train.data import TrialData, WindowSet, open_data
 from cmp.train.data.progress import progress_bar
 from cmp.train.evaluation import validation_batches
+from cmp.train.own import load_own
 from cmp.train.scoring import (
     Way,
     WaySums,
@@ -57,7 +58,7 @@ def score_candidates(
     Raises:
         UserError: a compressor or the data cannot be read.
     """
-    first = Compressor.from_pretrained(places[0][1], device=device)
+    first = load_own(places[0][1], device)
     backbone = first.backbone
     models = [first, *(Compressor.from_pretrained(place, backbone=backbone) for _, place in places[1:])]
     text = None if control is None else Compressor.from_pretrained(control, backbone=backbone)

@@ -21,6 +21,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "kv-lora": {"memory": "kv", "lora_rank": 2},
     "pooled": {"memory": "pooled"},
     "kl": {"kl_scale": 0.3},
+    "recomputed": {"memory": "kv", "lora_rank": 2, "gradient_checkpointing": True},
 }
 
 

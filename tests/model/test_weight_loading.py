@@ -17,6 +17,7 @@ from cmp.model.flops import shape_of
 from cmp.model.loading import LoadOptions, load_tokenizer, model_facts
 from cmp.search.model_check import facts_of
 from cmp.space.errors import UserError
+from cmp.train.own import load_own
 from tests.model.families import FAMILIES, settings
 from tests.model.saved import new_compressor, save_tiny_model
 from tests.model.test_families import counts, full_batch, gradients
@@ -163,6 +164,7 @@ def test_a_models_own_code_runs_only_when_asked_for(with_own_code: Path, tmp_pat
     with pytest.raises(CompressorError, match="if you trust the code that it brings, give trust_remote_code=True"):
         Compressor.from_pretrained(tmp_path / "saved", device="cpu")  # whatever its own settings say
     Compressor.from_pretrained(tmp_path / "saved", device="cpu", trust_remote_code=True).compress("the cat")
+    load_own(tmp_path / "saved", "cpu").compress("the cat")  # a search scores what it has trained itself
 
 
 def test_lora_on_a_model_without_linear_layers_is_refused() -> None:

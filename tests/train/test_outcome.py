@@ -21,6 +21,11 @@ def test_running_out_of_memory_is_recognised_in_each_of_its_forms() -> None:
     assert "bfloat16" not in as_failure(MemoryError(), replace(SETTINGS, torch_dtype="bfloat16")).reason
 
 
+def test_recomputation_is_advised_where_it_is_not_done_yet() -> None:
+    assert "or set gradient_checkpointing: true" in as_failure(MemoryError(), SETTINGS).reason
+    assert "checkpointing" not in as_failure(MemoryError(), replace(SETTINGS, gradient_checkpointing=True)).reason
+
+
 def test_any_other_error_is_one_line() -> None:
     failure = as_failure(ValueError("\nfirst\nsecond"), SETTINGS)
     assert (failure.kind, failure.reason) == ("failed", "ValueError: first")
