@@ -26,6 +26,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "hidden": {"proj_cmpr": True, "rmb_task": True},
     "last": {"cmp_layer": -1},
     "kv-lora-kl": {"memory": "kv", "lora_rank": 2, "kl_scale": 0.3},
+    "kv-recomputed": {"memory": "kv", "lora_rank": 2, "gradient_checkpointing": True},
 }
 
 
@@ -106,3 +107,28 @@ def test_blocks_that_are_offloaded_compute_where_their_hooks_say(
 
     assert spread.is_spread
     assert {device.type for device in spread.block_devices} == {"cpu"}, "not meta, where their weights wait"
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_model_on_two_gpus_gives_the_losses_and_gradients_of_one_on_the_cpu(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny_model("llama").save_pretrained(tmp_path / "model")
+    monkeypatch.setattr("cmp.model.backbone.load_tokenizer", lambda _, **options: _Tokenizer())
+    blocks = {f"model.layers.{block}": block // 2 for block in range(4)}
+    device_map = blocks | {"model.embed_tokens": 0, "model.rotary_emb": 0, "model.norm": 1, "lm_head": 1}
+    halves = Backbone.load(str(tmp_path / "model"), LoadOptions("float32", "cuda:0", device_map=device_map))
+    spread = CompressionModel(halves, settings(**KINDS[kind]), seed=0)
+    whole = CompressionModel(tiny_backbone("llama"), settings(**KINDS[kind]), seed=0)
+    assert [device.index for device in halves.block_devices] == [0, 0, 1, 1]
+
+    batch = full_batch()
+    ours = spread.losses(batch.to(halves.device), *counts(batch)).total
+    theirs = whole.losses(batch, *counts(batch)).total
+
+    assert ours.item() == pytest.approx(theirs.item(), rel=1e-4)
+    expected = gradients(theirs, whole)
+    for name, gradient in gradients(ours, spread).items():
+        torch.testing.assert_close(gradient.cpu(), expected[name], rtol=1e-3, atol=1e-5)
