@@ -276,6 +276,7 @@ class Compressor:
             model.generate(ids, attention_mask=mask, past_key_values=cache)
 
         `generate` changes the cache: make another one for another prompt. The prompt has a token at least, and no BOS.
+        A text-generation pipeline makes a mask of its own, of the prompt alone, and so reads the cache wrongly.
 
         Raises:
             CompressorError: memories of different lengths, which would need padding in the cache.
