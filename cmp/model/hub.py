@@ -54,6 +54,11 @@ def fetched(place: str, files: Sequence[str]) -> Path:
         raise HubError(f"{name} is no folder here, and the hub cannot give it ({_first_line(error)})") from error
 
 
+def fetched_commit(place: str, files: Sequence[str]) -> str:
+    """The commit that a hub id stands for now; raises as `fetched`, whose folders the cache names by it."""
+    return fetched(place, files).name
+
+
 def push(folder: Path, name: str, *, private: bool | None, revision: str | None, message: str, token: Any) -> str:
     """Put the content of a folder into a repository, which is made when missing; `name@commit`.
 

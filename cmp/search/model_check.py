@@ -29,15 +29,20 @@ def checked_model_facts(space: Space, model_string: str | None = None) -> ModelF
     return facts
 
 
-def saved_start(space: Space, facts: ModelFacts) -> "SavedConfig | None":
+def saved_start(space: Space, facts: ModelFacts, place: str | None = None) -> "SavedConfig | None":
     """The compressor that trials start from, where `warm_start` names one.
 
     Whether it is of the very same weights shows when these are loaded, at the first trial.
 
+    Args:
+        space: what would be searched.
+        facts: of its model.
+        place: the compressor's, at a known commit; None is as the space says.
+
     Raises:
         UserError: there is none, or it cannot be of this model or of the trials' kind.
     """
-    place = space.fixed["warm_start"]
+    place = place or space.fixed["warm_start"]
     if place is None:
         return None
     from cmp.model.saving import CompressorError, opened, read_config, read_tensors

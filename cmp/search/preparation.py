@@ -21,6 +21,7 @@ from cmp.space.settings import TrialSettings, Window
 from cmp.space.space import Space
 
 if TYPE_CHECKING:
+    from cmp.model.saving import SavedConfig
     from cmp.train.data import DataSummary
 
 
@@ -82,8 +83,8 @@ def prepare(space: Space, console: Console, noted: Mapping[str, str]) -> Prepara
         settings = settled(space.trial_settings(space.sample(random.Random(0))), noted)
         model = checked_model_facts(space, settings.model_string)
         facts = {"model": model_fingerprint(settings.model_string)}
-        if (start := saved_start(space, model)) is not None:
-            facts["warm_start"] = start.tensors_sha256[:24]
+        if (start := saved_start(space, model, settings.warm_start)) is not None:
+            facts["warm_start"] = _start_fingerprint(settings.warm_start, start)
     with waiting(console, "Reading and tokenizing the data", live=False):
         data = prepare_data(settled(settings, facts), space.window, progress=console.is_terminal)
     require(check_with_data(space, model, data))
@@ -100,12 +101,24 @@ def settled(settings: TrialSettings, facts: Mapping[str, str]) -> TrialSettings:
         facts: of the search: the hub's commits in place of what its names stand for today, the precision in place of
             "auto". Those that are not known leave the settings as they are.
     """
+    from cmp.model.hub import is_hub_id
     from cmp.model.names import pinned
 
     torch_dtype: Any = settings.torch_dtype if settings.torch_dtype != "auto" else facts.get("torch_dtype", "auto")
     model_string = pinned(settings.model_string, facts.get("model"))
     dataset = at_commit(settings.dataset, facts["dataset"]) if "dataset" in facts else settings.dataset
-    return replace(settings, model_string=model_string, dataset=dataset, torch_dtype=torch_dtype)
+    start = settings.warm_start
+    if start is not None and "warm_start" in facts and is_hub_id(start):
+        start = at_commit(start, facts["warm_start"])
+    return replace(settings, model_string=model_string, dataset=dataset, warm_start=start, torch_dtype=torch_dtype)
+
+
+def _start_fingerprint(place: str | None, start: "SavedConfig") -> str:
+    """What the compressor is that trials start from: the hub's commit, or a hash of its tensors."""
+    from cmp.model.hub import fetched_commit, is_hub_id
+    from cmp.model.saving import FILES
+
+    return fetched_commit(place, FILES) if place and is_hub_id(place) else start.tensors_sha256[:24]
 
 
 def _folder(compressor: str | None) -> Path | None:

@@ -14,7 +14,7 @@ def hub_data_set(dataset: str) -> str:
 
 
 def at_commit(dataset: str, commit: str) -> str:
-    """A `dataset` of the hub at one commit, whatever revision it named before."""
+    """A `dataset` (or `warm_start`) of the hub at one commit, whatever revision it named before."""
     return f"{dataset.partition('@')[0]}@{commit}"
 
 

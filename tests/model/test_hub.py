@@ -8,14 +8,18 @@ import pytest
 import torch
 import yaml
 from huggingface_hub import constants
+from rich.console import Console
 
 from cmp import Compressor
 from cmp.model.api import CompressorError
 from cmp.model.backbone import Backbone
 from cmp.model.hub import is_hub_id
 from cmp.model.saving import CONTROL_CONFIG, CONTROL_TENSORS, Origin, add_control
+from cmp.search.preparation import prepare, settled
+from cmp.space.space import Space
 from tests.hub_server import Hub, running_hub
 from tests.model.saved import new_compressor, save_tiny_model
+from tests.tiny import write_tiny_text
 
 TEXT = "the old tree is red"
 
@@ -120,6 +124,24 @@ def test_a_hub_that_is_away_is_said_and_what_was_fetched_is_still_there(
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(CompressorError, match=r"me/squeeze: the hub has not taken it .*hf auth login"):
         compressor.push_to_hub("me/squeeze")
+
+
+def test_a_search_starts_all_trials_from_the_commit_that_it_began_with(
+    hub: Hub, backbone: Backbone, tmp_path: Path
+) -> None:
+    text = write_tiny_text(tmp_path / "text.txt")
+    short = {"cmp_len": 16, "seq_len": 8, "n_data_procs": 1, "data_root": str(tmp_path / "data"), "n_cmps": 4}
+    plain = {"model_string": backbone.identity.name, "dataset": str(text), "warm_start": "me/squeeze", **short}
+    space = Space.from_dict(plain)
+    place = new_compressor(backbone, n_cmps=2).push_to_hub("me/squeeze")
+    first = prepare(space, Console(record=True), noted={})
+    new_compressor(backbone, n_cmps=3).push_to_hub("me/squeeze")
+
+    again = prepare(space, Console(record=True), noted=first.facts)
+
+    assert first.settings.warm_start is not None and again.facts == first.facts
+    assert settled(space.trial_settings({}), first.facts).warm_start == place == again.settings.warm_start
+    assert prepare(space, Console(record=True), noted={}).facts["warm_start"] != first.facts["warm_start"]
 
 
 def test_a_path_whose_first_folder_is_here_is_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
