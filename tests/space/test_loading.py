@@ -194,7 +194,7 @@ def test_missing_settings_say_what_they_are(problems: Problems) -> None:
     assert problems("lr: 0.1\n", whole=True) == [
         "x.yaml  model_string: missing; it is the pretrained causal LM: hub id (with @revision), local folder, "
         "GGUF file, or built-in pydoc",
-        "x.yaml  dataset: missing; it is openwebtext, glue, pydoc, a hub data set, or local files, folders and globs",
+        "x.yaml  dataset: missing; it is openwebtext, glue, pydoc, a hub data set (with @revision), or local files",
     ]
 
 
