@@ -193,7 +193,7 @@ def print_evaluation(found: Evaluation, console: Console) -> None:
     """What it is worth, every way of reading beside it, losses by kind of token and along the target, and costs."""
     scores, first = found.scores, found.scores.compressors[0]
     vectors, kept = first.candidate.vectors, first.candidate.kept
-    and_text = f" and the last {kept} tokens" if kept else ""
+    and_text = f" and {_text_words(kept)}" if kept else ""
     console.print(
         f"{found.windows:,} windows of {found.dataset} ({found.split}): {found.context_len} context tokens -> "
         f"{vectors} vectors{and_text} (ratio {found.compression_ratio:.1f}), {found.target_len} target tokens",
@@ -310,7 +310,7 @@ def _put_together(
 
 def _labels(sums: Mapping[str, "WaySums"], kept: int) -> list[tuple[str, str]]:
     """Each way that was read and what to call it, in the order of the table."""
-    text = f", and the last {kept} tokens" if kept else ""
+    text = f", and {_text_words(kept)}" if kept else ""
     names = [("no_context", "nothing"), ("memory", f"its own memory{text}")]
     names += [
         (name, f"{name.removesuffix(' vectors')} of its vectors{text}") for name in sums if name.endswith("vectors")
@@ -319,10 +319,17 @@ def _labels(sums: Mapping[str, "WaySums"], kept: int) -> list[tuple[str, str]]:
     for word, who in (("text", "the text control"), ("plain", "the bare model")):
         lengths = sorted(int(name.split()[1]) for name in sums if name.startswith(f"{word} "))
         names += [
-            (f"{word} {length}", f"{who}: the last {length} tokens") for length in lengths if length or word == "text"
+            (f"{word} {length}", f"{who}: {_text_words(length)}") for length in lengths if length or word == "text"
         ]
     names.append(("full_context", "the whole context"))
     return [(name, label) for name, label in names if name in sums]
+
+
+def _text_words(length: int) -> str:
+    """Of the context as plain text."""
+    if length == 0:
+        return "no text"
+    return f"the last {f'{length} tokens' if length > 1 else 'token'}"
 
 
 def _scores(sums: "PositionSums") -> Scores:
