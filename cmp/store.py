@@ -158,7 +158,7 @@ class Twin:
             self.store.delete(names)
 
     def send_folder(self, version: str, source: Path | None = None) -> None:
-        """Put the files of the whole folder below `url/version/`, then let `url/current` name that version.
+        """Put the files of the whole folder below `url/version/`, then let `url/current` name the version and them.
 
         A reader gets all files of one version. The version before stays for readers that are in the midst of it.
 
@@ -169,13 +169,14 @@ class Twin:
         if self.store is None:
             return
         store = self.store
-        for path in sorted((source or self.path).iterdir()):
+        paths = sorted((source or self.path).iterdir())
+        for path in paths:
             store.put(f"{version}/{path.name}", path.read_bytes())
         try:
-            before = store.get(_CURRENT).decode()
+            before = store.get(_CURRENT).decode().split("\n")[0]
         except NoObjectError:
             before = version
-        store.put(_CURRENT, version.encode())
+        store.put(_CURRENT, "\n".join([version, *(path.name for path in paths)]).encode())
         store.delete(name for name in store.list() if name != _CURRENT and name.split("/")[0] not in (version, before))
 
     def _write(self, name: str, content: bytes) -> None:
@@ -202,11 +203,7 @@ def fetch_folder(url: str, target: Path) -> None:
     """Get all files of the current version, or those that lie at the URL itself where no version is named."""
     store = ObjectStore(url, patience_seconds=BRIEF_SECONDS)
     for tries_left in reversed(range(_FOLDER_TRIES)):
-        try:
-            version = store.get(_CURRENT).decode() + "/"
-        except NoObjectError:
-            version = ""
-        names = [name for name in store.list(version) if "/" not in name.removeprefix(version)]
+        names = _names_now(store)
         try:
             contents = store.get_all(names)
         except NoObjectError:  # two versions came meanwhile
@@ -215,5 +212,13 @@ def fetch_folder(url: str, target: Path) -> None:
             continue
         for name, content in zip(names, contents, strict=True):
             target.mkdir(parents=True, exist_ok=True)
-            (target / name.removeprefix(version)).write_bytes(content)
+            (target / name.rpartition("/")[2]).write_bytes(content)
         return
+
+
+def _names_now(store: ObjectStore) -> list[str]:
+    try:
+        version, *files = store.get(_CURRENT).decode().split("\n")
+    except NoObjectError:
+        return [name for name in store.list() if "/" not in name]
+    return [f"{version}/{file}" for file in files]

@@ -137,8 +137,33 @@ def test_a_reader_gets_a_folder_of_one_version_while_others_come(tmp_path: Path,
         assert len(contents) == 3 and len(set(contents)) == 1
         seen.add(contents[0])
     assert len(seen) > 2
-    assert ObjectStore(s3).get("current") == b"29"
+    assert ObjectStore(s3).get("current") == b"29\na\nb\nc"
     assert {name.split("/")[0] for name in ObjectStore(s3).list()} == {"28", "29", "current"}, "the one before stays"
+
+
+def test_a_reader_that_was_overtaken_twice_gets_the_version_of_now_and_no_part_of_its_own(
+    tmp_path: Path, s3: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It listed the files of a version that was being deleted, and took what was left of them for all."""
+
+    def send(version: str) -> None:
+        for name in "abc":
+            write_text(tmp_path / version / name, version)
+        Twin(tmp_path / version, s3).send_folder(version)
+
+    def get_late(self: ObjectStore, name: str) -> bytes:
+        content = get(self, name)
+        if name == "current":
+            monkeypatch.setattr(ObjectStore, "get", get)
+            for version in ("2", "3"):
+                send(version)
+        return content
+
+    send("1")
+    get = ObjectStore.get
+    monkeypatch.setattr(ObjectStore, "get", get_late)
+    with local_folder(s3) as folder:
+        assert {path.name: path.read_text() for path in folder.iterdir()} == dict.fromkeys("abc", "3")
 
 
 def test_a_folder_is_read_where_it_is_and_a_url_without_versions_as_it_is(tmp_path: Path, s3: str) -> None:
