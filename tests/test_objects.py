@@ -89,7 +89,7 @@ def test_a_store_that_is_away_is_waited_for(s3: str, s3_gate: Gate, caplog: pyte
 
 def test_patience_ends(s3: str, s3_gate: Gate) -> None:
     pauses: list[float] = []
-    store = ObjectStore(s3, patience_seconds=0.3, pause=lambda seconds: pauses.append(seconds) or time.sleep(0.05))
+    store = ObjectStore(s3, patience_seconds=2.0, pause=lambda seconds: pauses.append(seconds) or time.sleep(0.1))
     with s3_gate.away(), pytest.raises(StoreError, match=r"does not answer \(.*\); waited \d+ s") as error:
         store.get("x")
     assert error.value.passing

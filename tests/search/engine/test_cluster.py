@@ -44,10 +44,14 @@ def test_a_search_that_waits_for_a_head_that_is_gone_is_left_by_force(monkeypatc
     while not left:
         assert time.monotonic() < end
         time.sleep(0.02)
+    monkeypatch.setattr(cluster, "HEAD_NOTICE_SECONDS", 60.0)
     noticed = HeadWatch("127.0.0.1:1", left.append)
     noticed.start()
+    while noticed.lost() is None:
+        assert time.monotonic() < end
+        time.sleep(0.02)
     noticed.stop()
-    time.sleep(0.5)
+    time.sleep(0.3)
 
     assert len(left) == 1, "who has noticed is not forced"
 
