@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,16 @@ class Search:
         lines = journal.read_text().split("\n")[:-1]
         return [event for event in map(json.loads, lines) if event["event"] == kind]
 
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Trials do not begin another epoch before the block ends: what a test does in it comes in time."""
+        hold = self.root / "hold"
+        hold.touch()
+        try:
+            yield
+        finally:
+            hold.unlink()
+
     def start(
         self,
         *arguments: str,
@@ -110,6 +121,7 @@ class Search:
             "CRASH_COUNT": str(count),
             "CRASH_FIRST_LOOP": str(marks / f"loop-{self.starts}"),
             "CRASH_EPOCH_SECONDS": str(epoch_seconds),
+            "CRASH_HOLD": str(self.root / "hold"),
             **({"CRASH_POINT": point} if point else {}),
         }
         output = self.root / f"output-{self.starts}.txt"

@@ -136,6 +136,7 @@ def machines(
         "PYTHONPATH": str(REPOSITORY),
         "CRASH_EPOCH_SECONDS": str(epoch_seconds),
         "CRASH_FIRST_LOOP": str(folder / "marks" / "first-loop"),
+        "CRASH_HOLD": str(folder / "hold"),
     }.items():
         monkeypatch.setenv(name, value)
     from ray.cluster_utils import Cluster

@@ -61,6 +61,7 @@ def address(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.
         "RAY_worker_niceness": "0",
         "CRASH_EPOCH_SECONDS": "0.5",
         "CRASH_FIRST_LOOP": str(tmp_path / "first-loop"),
+        "CRASH_HOLD": str(tmp_path / "hold"),
         "RAY_enable_autoscaler_v2": str(int(request.param)),
     }
     options = ["--head", f"--port={port}", "--num-cpus=0", "--include-dashboard=false", "--disable-usage-stats"]

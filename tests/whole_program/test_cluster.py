@@ -22,6 +22,12 @@ def places(search: Search) -> Counter[str]:
     return Counter(event["node"] for event in search.events("started"))
 
 
+def works_on(search: Search, node: str) -> bool:
+    """Has a trial that was put to work there reported an epoch?"""
+    there = {event["trial"] for event in search.events("started") if event["node"] == node}
+    return any(event["trial"] in there for event in search.events("reported"))
+
+
 def test_a_search_uses_the_nodes_of_a_cluster_and_survives_the_loss_of_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -30,7 +36,7 @@ def test_a_search_uses_the_nodes_of_a_cluster_and_survives_the_loss_of_one(
         cluster.add("first")
         cluster.add("second")
         run = cluster.start(search, epoch_seconds=1.0)
-        wait_in(run, lambda: len(search.events("reported")) >= 2)
+        wait_in(run, lambda: works_on(search, "second"))
         cluster.remove("second")
         code = run.wait(250)
 
@@ -151,11 +157,13 @@ def test_a_node_that_joins_without_the_results_folder_gets_no_trials(
 ) -> None:
     search = Search(tmp_path, SHORT)
     (tmp_path / "results").mkdir()
-    with machines(tmp_path, monkeypatch, epoch_seconds=1.0) as cluster:
+    with machines(tmp_path, monkeypatch) as cluster:
         cluster.add("good")
-        run = cluster.start(search, epoch_seconds=1.0)
-        wait_in(run, lambda: search.events("reported"))
-        cluster.add_hiding("apart", tmp_path / "results")
+        with search.held():
+            run = cluster.start(search)
+            wait_in(run, lambda: search.events("started"))
+            cluster.add_hiding("apart", tmp_path / "results")
+            wait_in(run, lambda: "node apart gets no more trials" in run.text())
         code = run.wait(250)
 
     assert code == 0, run.text()
@@ -185,18 +193,20 @@ def test_data_are_tokenized_once_on_each_node_that_does_not_share_them(
 def test_nodes_that_join_are_used_and_a_head_without_cpus_is_no_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    search = Search(tmp_path, {"n_epochs": 5, "search": {"control": False, "num_samples": 10, "min_peers": 10}})
-    with machines(tmp_path, monkeypatch, epoch_seconds=1.0) as cluster:
-        run = cluster.start(search, epoch_seconds=1.0)
-        wait_in(run, lambda: "Waiting for 1 more CPU" in run.text())
-        cluster.add("early")
-        wait_in(run, lambda: search.events("reported"))
-        cluster.add("late")
+    search = Search(tmp_path, SHORT)
+    with machines(tmp_path, monkeypatch) as cluster:
+        with search.held():
+            run = cluster.start(search)
+            wait_in(run, lambda: "Waiting for 1 more CPU" in run.text())
+            cluster.add("early")
+            wait_in(run, lambda: set(places(search)) == {"early"})
+            cluster.add("late")
+            wait_in(run, lambda: set(places(search)) == {"early", "late"})
         code = run.wait(250)
 
     assert code == 0, run.text()
     assert "node early joined: 1 CPU" in run.text()
-    assert set(places(search)) == {"early", "late"}
+    assert len(search.events("finished")) == 6
     assert violations(search.journal, ended=True) == []
 
 
@@ -207,12 +217,14 @@ def test_trials_on_a_node_that_is_told_to_go_write_checkpoints_and_move(
     search = Search(
         tmp_path, {"n_epochs": 3, "n_train_loops": 8, "search": {"control": False, "num_samples": 2, "min_peers": 2}}
     )
-    with machines(tmp_path, monkeypatch, epoch_seconds=3.0) as cluster:
+    with machines(tmp_path, monkeypatch, epoch_seconds=1.0) as cluster:
         cluster.add("spot")
-        run = cluster.start(search, epoch_seconds=3.0)
-        wait_in(run, lambda: search.events("reported"))
-        cluster.add("stable")
-        cluster.tell_to_go("spot")
+        with search.held():
+            run = cluster.start(search, epoch_seconds=1.0)
+            wait_in(run, lambda: search.events("started"))
+            cluster.add("stable")
+            cluster.tell_to_go("spot")
+            wait_in(run, lambda: "node spot is about to go" in run.text())
         code = run.wait(250)
 
     assert code == 0, run.text()

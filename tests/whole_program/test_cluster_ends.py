@@ -25,13 +25,11 @@ def test_a_stop_reaches_trials_on_other_nodes_through_ray(tmp_path: Path, monkey
         run = cluster.start(search)
         wait_in(run, lambda: (tmp_path / "marks" / "first-loop").exists())
         time.sleep(2.0)
-        began = time.monotonic()
         os.kill(run.process.pid, signal.SIGTERM)
         code = run.wait(40)
-        took = time.monotonic() - began
 
     assert code == 130, run.text()
-    assert took < 10, f"{took:.1f} s"
+    assert "did not leave in time" not in run.text()
     assert list((search.results / "trials" / "0000" / "checkpoints").glob("loop-*.pt"))
     assert not list((search.results / ".ray").glob("stop")), "no file asks for it"
     assert violations(search.journal) == []
@@ -62,7 +60,7 @@ def test_a_trial_that_falls_silent_is_ended_and_started_again(tmp_path: Path, mo
     search = Search(tmp_path, {"n_epochs": 4, "search": {"control": False, "num_samples": 1}})
     with machines(tmp_path, monkeypatch, epoch_seconds=1.0) as cluster:
         cluster.add("worker")
-        run = cluster.start(search, epoch_seconds=1.0, CRASH_PATIENCE="5")
+        run = cluster.start(search, epoch_seconds=1.0, CRASH_PATIENCE="15")
         wait_in(run, lambda: len(search.events("reported")) >= 2)
         os.kill(search.events("started")[0]["pid"], signal.SIGSTOP)
         code = run.wait(200)

@@ -157,7 +157,7 @@ def test_without_the_token_a_machine_is_told_what_to_copy(hosts: tuple[Host, Hos
     code, text = second.run(command)
 
     assert code == 2, text
-    assert time.monotonic() - began < 30
+    assert time.monotonic() - began < 60
     assert "asks for a token, and there is none here; copy ~/.ray/auth_token" in text
     write_token(second, TOKEN[::-1])
     code, text = second.run(command)

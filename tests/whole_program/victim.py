@@ -188,12 +188,14 @@ def run_trial(plan: Any, session: Any) -> Any:
 
 
 def note_first_loop(*args: Any) -> None:
-    """Write the time, once per start of the program; slow the trial down, so that there is time to be killed in."""
+    """Write the time, once per start of the program; wait or slow down, so that there is time for what a test does."""
     try:
         with Path(os.environ["CRASH_FIRST_LOOP"]).open("x") as file:
             file.write(str(time.time()))
     except FileExistsError:
         pass
+    while Path(os.environ["CRASH_HOLD"]).exists():
+        time.sleep(0.05)
     time.sleep(float(os.environ.get("CRASH_EPOCH_SECONDS", "0")))
 
 
