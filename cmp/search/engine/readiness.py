@@ -6,7 +6,7 @@ on each machine, once, so that no trial does it while its GPU waits.
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +19,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cmp.search.engine.environment import without_values
 from cmp.search.engine.footprint import Footprint, Node, worker_slots
-from cmp.search.engine.probe import Needs, look, prepare
+from cmp.search.engine.probe import Findings, Needs, look, prepare
 from cmp.search.engine.roster import Roster
 from cmp.space.errors import UserError
 
@@ -61,19 +61,19 @@ class Readiness:
         Raises:
             UserError: one of them does not see the results folder, or none can run trials.
         """
-        candidates = [node for node in self.roster.usable if worker_slots(self.roster.footprint, [node])]
+        roster = self.roster
+        candidates = self._able(roster.usable)
         for node in candidates:
             self._begin(node)
         while self._looks:
             self._take_findings()
             time.sleep(PAUSE_SECONDS)
-        if self._blind:
-            raise UserError("save_root", _not_shared(self.needs.results, self._blind))
+        self._require_shared()
         while self._preparations:
             self._take_preparations()
             time.sleep(PAUSE_SECONDS)
-        if candidates and not set(self.roster.nodes) - self.roster.avoided:
-            reasons = "; ".join(f"node {self.roster.name(key)}: {why}" for key, why in self.roster.reasons.items())
+        if candidates and not self._able(roster.usable):
+            reasons = "; ".join(f"node {roster.name(key)}: {why}" for key, why in roster.reasons.items())
             raise UserError("--address", f"no machine of the cluster can run trials: {reasons}")
 
     def survey(self) -> list[str]:
@@ -82,39 +82,47 @@ class Readiness:
         Raises:
             UserError: one of them does not see the results folder.
         """
-        remarks: dict[str, str] = {}
-        slots = {key: worker_slots(self.roster.footprint, [node]) for key, node in self.roster.nodes.items()}
-        for key, node in self.roster.nodes.items():
-            remarks[key] = f"{_trials(slots[key], self.roster.footprint)} ({node})"
-            if slots[key]:
-                self._begin(node)
+        nodes, footprint = self.roster.nodes, self.roster.footprint
+        remarks = {
+            key: f"{_trials(worker_slots(footprint, [node]), footprint)} ({node})" for key, node in nodes.items()
+        }
+        for node in self._able(nodes.values()):
+            self._begin(node)
         while self._looks:
             for errand, findings, trouble in self._finished(self._looks, LOOK_TIMEOUT_SECONDS):
                 key = errand.node.key
-                if trouble is not None or findings.lack is not None:
-                    remarks[key] = (
-                        f"no trials: {findings.lack if trouble is None else f'nothing runs there ({trouble})'}"
-                    )
+                if (lack := _lack(findings, trouble)) is not None:
+                    remarks[key] = f"no trials: {lack}"
                 elif not findings.sees_results:
-                    self._blind.append(self.roster.name(key))
+                    self._blind.append(key)
                 elif not findings.has_tokens:
                     remarks[key] += ", once the data have been tokenized there"
             time.sleep(PAUSE_SECONDS)
-        if self._blind:
-            raise UserError("save_root", _not_shared(self.needs.results, self._blind))
+        self._require_shared()
         return [f"{self.roster.name(key)}: {remark}" for key, remark in remarks.items()]
 
     def step(self) -> None:
         """Go on with machines that have joined; one that does not see the results folder gets no trials."""
-        for node in self.roster.take_joined():
-            if worker_slots(self.roster.footprint, [node]):
-                self._begin(node)
+        for node in self._able(self.roster.take_joined()):
+            self._begin(node)
         self._take_findings()
-        for name in self._blind:
-            key = next((key for key in self.roster.nodes if self.roster.name(key) == name), "")
+        for key in self._blind:
             self.roster.avoid(key, f"{self.needs.results} is not shared with it")
         self._blind.clear()
         self._take_preparations()
+
+    def _able(self, nodes: Iterable[Node]) -> list[Node]:
+        """Those with room for a worker."""
+        return [node for node in nodes if worker_slots(self.roster.footprint, [node])]
+
+    def _require_shared(self) -> None:
+        if self._blind:
+            names = ", ".join(self.roster.name(key) for key in self._blind)
+            raise UserError(
+                "save_root",
+                f"{self.needs.results} here is not the same folder on {names}; mount it on all machines under this "
+                "path, use an object store, or stop Ray on machines that should not take part",
+            )
 
     def _begin(self, node: Node) -> None:
         self.roster.unready.add(node.key)
@@ -123,13 +131,11 @@ class Readiness:
     def _take_findings(self) -> None:
         for errand, findings, trouble in self._finished(self._looks, LOOK_TIMEOUT_SECONDS):
             key = errand.node.key
-            if trouble is not None:
-                self._end(key, f"nothing runs there ({trouble})")
-            elif not findings.sees_results:
-                self._blind.append(self.roster.name(key))
+            if trouble is None and not findings.sees_results:
+                self._blind.append(key)
                 self._end(key, None)
-            elif findings.lack is not None or findings.has_tokens:
-                self._end(key, findings.lack)
+            elif (lack := _lack(findings, trouble)) is not None or findings.has_tokens:
+                self._end(key, lack)
             else:
                 self.say(f"Tokenizing the data on node {self.roster.name(key)}, which does not share data_root ...")
                 self._preparations.append(_Errand(errand.node, _on(errand.node, prepare, self.needs), self.clock()))
@@ -174,17 +180,14 @@ def _trials(slots: int, footprint: Footprint) -> str:
     return f"{slots} at once" if slots else "no trials"
 
 
+def _lack(findings: Findings, trouble: str | None) -> str | None:
+    """What keeps trials from running on a machine, but for the results folder; where a look failed, that."""
+    return findings.lack if trouble is None else f"nothing runs there ({trouble})"
+
+
 def _last_line(error: Exception) -> str:
     lines = [line for line in without_values(str(error)).strip().splitlines() if line.strip()]
     return lines[-1].strip()[:300] if lines else type(error).__name__
-
-
-def _not_shared(results: str, names: list[str]) -> str:
-    nodes = ", ".join(names)
-    return (
-        f"{results} here is not the same folder on {nodes}; mount it on all machines under this path, "
-        "use an object store, or stop Ray on machines that should not take part"
-    )
 
 
 @contextmanager
