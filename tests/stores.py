@@ -20,6 +20,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from email.utils import formatdate
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
 # Azurite's published account; it is no secret.
@@ -46,6 +47,48 @@ def start_s3(around: Callable[[App], App] = lambda app: app) -> Iterator[int]:
         yield server.port
     finally:
         server.shutdown()
+
+
+class _OneAnswer(BaseHTTPRequestHandler):
+    """A store that answers every request alike."""
+
+    status, body = 200, ""
+
+    def do_PUT(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.send_response(self.status)
+        self.send_header("ETag", '"1"')
+        self.send_header("Content-Length", str(len(self.body)))
+        self.end_headers()
+        self.wfile.write(self.body.encode())
+
+    do_GET = do_POST = do_DELETE = do_PUT  # noqa: N815
+
+    def log_message(self, *args: object) -> None:
+        return
+
+
+@contextlib.contextmanager
+def start_one_answer(status: int, body: str) -> Iterator[int]:
+    """A store that answers every request alike, on a free port of this machine; gives the port."""
+    server = HTTPServer(("127.0.0.1", 0), type("OneAnswer", (_OneAnswer,), {"status": status, "body": body}))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield server.server_port
+    finally:
+        server.shutdown()
+
+
+def error_xml(code: str, message: str, more: str = "") -> str:
+    return f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>{message}</Message>{more}</Error>"
+
+
+# What S3 says to a wrong secret, with what must not be repeated.
+WRONG_SECRET = error_xml(
+    "SignatureDoesNotMatch",
+    "The request signature we calculated does not match the signature you provided.",
+    "<AWSAccessKeyId>AKIA-OF-SOMEBODY</AWSAccessKeyId>",
+)
 
 
 def in_google_words(app: App) -> App:

@@ -5,7 +5,6 @@ import os
 import socket
 import threading
 import time
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,7 @@ import pytest
 from cmp import objects
 from cmp.objects import NoObjectError, ObjectStore, StoreError, is_url, url_mistake
 from tests import stores
-from tests.stores import Gate
+from tests.stores import WRONG_SECRET, Gate, error_xml
 
 
 def test_what_was_put_is_got_listed_and_deleted(store: ObjectStore) -> None:
@@ -96,34 +95,6 @@ def test_patience_ends(s3: str, s3_gate: Gate) -> None:
     assert max(pauses) > 2 * pauses[0], "longer and longer"
 
 
-class Answers(BaseHTTPRequestHandler):
-    """A store that answers every request alike."""
-
-    status, body = 200, ""
-
-    def do_PUT(self) -> None:
-        self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        self.send_response(self.status)
-        self.send_header("ETag", '"1"')
-        self.send_header("Content-Length", str(len(self.body)))
-        self.end_headers()
-        self.wfile.write(self.body.encode())
-
-    do_GET = do_POST = do_DELETE = do_PUT  # noqa: N815
-
-    def log_message(self, *args: object) -> None:
-        return
-
-
-def error_xml(code: str, message: str, more: str = "") -> str:
-    return f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>{message}</Message>{more}</Error>"
-
-
-WRONG_SECRET = error_xml(
-    "SignatureDoesNotMatch",
-    "The request signature we calculated does not match the signature you provided.",
-    "<AWSAccessKeyId>AKIA-OF-SOMEBODY</AWSAccessKeyId>",
-)
 WRONG_REGION = error_xml(
     "AuthorizationHeaderMalformed",
     "The authorization header is malformed; the region 'us-east-1' is wrong; expecting 'eu-west-1'",
@@ -148,17 +119,13 @@ WRONG_REGION = error_xml(
 def test_what_is_wrong_with_a_store_is_said_in_one_line_without_secrets(
     status: int, body: str, expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    server = HTTPServer(("127.0.0.1", 0), type("Alike", (Answers,), {"status": status, "body": body}))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    for name, value in stores.s3_environment(server.server_port).items():
-        monkeypatch.setenv(name, value)
-    stores.forget_connections()
-    try:
+    with stores.start_one_answer(status, body) as port:
+        for name, value in stores.s3_environment(port).items():
+            monkeypatch.setenv(name, value)
+        stores.forget_connections()
         with pytest.raises(StoreError, match=expected) as error:
             ObjectStore("s3://b/x").require_usable()
-    finally:
-        server.shutdown()
-        stores.forget_connections()
+    stores.forget_connections()
     text = str(error.value)
     assert text.startswith("s3://b/x: ")
     assert "\n" not in text and "AKIA" not in text and "test-secret" not in text

@@ -12,7 +12,7 @@ import pytest
 
 from cmp.objects import ObjectStore
 from tests.search.check_journal import trajectory, violations
-from tests.stores import Gate
+from tests.stores import WRONG_SECRET, Gate, s3_environment, start_one_answer
 from tests.whole_program.harness import ONE_AT_A_TIME, REPOSITORY, Run, Search
 
 AWAY_SECONDS = float(os.environ.get("STORE_AWAY_SECONDS", "8"))
@@ -114,7 +114,22 @@ def test_an_interrupted_search_goes_on_on_another_machine_in_another_folder(tmp_
 def test_a_store_that_cannot_be_used_is_an_error_of_the_space_before_anything_starts(
     tmp_path: Path, s3: str, save_root: str, message: str
 ) -> None:
-    search = Search(tmp_path, {"save_root": save_root})
+    assert_refused(Search(tmp_path, {"save_root": save_root}), message)
+
+
+def test_wrong_credentials_are_said_before_anything_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    search = Search(tmp_path, {"save_root": "s3://b/x"})
+    with start_one_answer(403, WRONG_SECRET) as port:
+        for name, value in s3_environment(port).items():
+            monkeypatch.setenv(name, value)
+        assert_refused(
+            search, "save_root: s3://b/x/tiny: access denied (SignatureDoesNotMatch: The request signature we"
+        )
+    assert not (tmp_path / "data").exists()
+
+
+def assert_refused(search: Search, message: str) -> None:
+    """A line about the space file, without secrets, and exit code 2: from the search and from a dry run."""
     for arguments in ([], ["--dry-run"]):
         command = [sys.executable, "search.py", str(search.space), *arguments]
         done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
@@ -122,7 +137,8 @@ def test_a_store_that_cannot_be_used_is_an_error_of_the_space_before_anything_st
         errors = [line for line in done.stderr.splitlines() if message in line]
         assert len(errors) == 1, done.stderr
         assert errors[0].startswith(f"{search.space}:")
-        assert "hunter2" not in done.stderr + done.stdout
+        for secret in ("hunter2", "test-secret", "test-key", "AKIA"):
+            assert secret not in done.stderr + done.stdout
         assert "Traceback" not in done.stderr
 
 
