@@ -87,9 +87,9 @@ class HeadWatch:
         while not self._over.wait(HEAD_PERIOD_SECONDS):
             if self._answers():
                 self._seen = self.clock()
-            elif (lost := self.lost()) is not None and self._over.wait(HEAD_NOTICE_SECONDS) is False:
-                return self.leave(lost)
-        return None
+            elif (lost := self.lost()) is not None and not self._over.wait(HEAD_NOTICE_SECONDS):
+                self.leave(lost)
+                return
 
     def _answers(self) -> bool:
         host, _, port = self.address.rpartition(":")
@@ -212,11 +212,12 @@ def _leave(*, is_gone: bool) -> None:
     """Leave Ray; of a cluster whose head is gone nothing is waited for."""
     import ray
 
-    if not is_gone:
-        return ray.shutdown()
     leaving = threading.Thread(target=ray.shutdown, name="leave-ray", daemon=True)
-    leaving.start()
-    return leaving.join(SHUTDOWN_SECONDS)
+    if is_gone:
+        leaving.start()
+        leaving.join(SHUTDOWN_SECONDS)
+    else:
+        ray.shutdown()
 
 
 def _start(job_name: str) -> "BaseContext":

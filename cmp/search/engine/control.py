@@ -4,6 +4,7 @@ Not through a file: network file systems show a new file to other machines only 
 to a minute later; a batch system or `ray job stop` waits for seconds. One read takes 0.3 ms of the control store.
 """
 
+import contextlib
 import json
 import threading
 import time
@@ -101,8 +102,6 @@ class LeaveWatch:
 
     def _look(self) -> None:
         while True:
-            try:
+            with contextlib.suppress(Exception):  # the control store is away for a moment: the last wish holds
                 self._wish = Wish.from_bytes(self._read(self._key))
-            except Exception:  # the control store is away for a moment: the last wish holds
-                time.sleep(LOOK_EVERY_SECONDS)
             time.sleep(LOOK_EVERY_SECONDS)

@@ -89,7 +89,7 @@ class Crew:
     """
 
     def __init__(self, footprint: Footprint, group: PlacementGroup) -> None:
-        self._footprint = footprint
+        self._nodes: list[str] = []
         self._members = [_start_member(rank, footprint, group) for rank in range(1, footprint.workers)]
         self._nodes = self._each([member.node.remote() for member in self._members], JOIN_TIMEOUT_SECONDS)
         store = _open_store(0)
@@ -104,7 +104,7 @@ class Crew:
         return self._nodes
 
     def start(self, job: TrialJob) -> list[Any]:
-        """Let the others begin; returns what to give to `wait` and `account`."""
+        """Let the others begin; returns what the methods below want to know of."""
         return [member.run.remote(job) for member in self._members]
 
     def wait_for_loss(self, tasks: list[Any]) -> WorkerLostError | None:
@@ -145,7 +145,7 @@ class Crew:
         return results
 
     def _loss(self, index: int, error: Exception) -> WorkerLostError:
-        node = self._nodes[index] if hasattr(self, "_nodes") else None
+        node = self._nodes[index] if self._nodes else None
         if isinstance(error, GetTimeoutError):
             how = "does not answer"
         elif isinstance(error, RayActorError):

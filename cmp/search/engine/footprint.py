@@ -13,7 +13,6 @@ from cmp.space.settings import ResourceSettings, SearchSettings
 # trial keep the caches warm.
 CPU_TRIALS_PER_NODE = 4
 
-
 # Of all CPUs of a cluster without GPUs, trials should be able to use this much; then larger shares are better.
 ENOUGH_OF_ALL = 0.9
 
@@ -101,9 +100,10 @@ def _most_gpus(workers: int, gpus: float, nodes: Sequence[Node]) -> Footprint:
 def _most_cpus(workers: int, nodes: Sequence[Node]) -> Footprint:
     """The largest share of a node's CPUs with which nearly all CPUs are used."""
     parts = workers if workers > 1 else CPU_TRIALS_PER_NODE
-    shares = {float(max(1, int(node.cpus // parts))) for node in nodes} | {max(1.0, node.cpus // 1) for node in nodes}
-    largest = max((max(1, int(node.cpus // parts)) for node in nodes), default=1)
-    footprints = [Footprint(workers, share, 0.0) for share in sorted(shares, reverse=True) if share <= largest]
+    parts_of_nodes = {max(1.0, node.cpus // parts) for node in nodes}
+    whole_nodes = {max(1.0, node.cpus // 1) for node in nodes}
+    shares = {share for share in parts_of_nodes | whole_nodes if share <= max(parts_of_nodes)}
+    footprints = [Footprint(workers, share, 0.0) for share in sorted(shares, reverse=True)]
     used = {each: worker_slots(each, nodes) * each.cpus_per_worker for each in footprints}
     enough = ENOUGH_OF_ALL * max(used.values(), default=0.0)
     return next((each for each in footprints if used[each] >= enough), Footprint(workers, 1.0, 0.0))

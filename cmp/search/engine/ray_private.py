@@ -3,7 +3,6 @@
 Imported only after `cluster.set_environment`: importing Ray reads the environment.
 """
 
-import contextlib
 import json
 import logging
 import os
@@ -44,7 +43,6 @@ __all__ = [
     "set_process_title",
     "started_processes",
 ]
-
 
 GREETING_SECONDS = 10.0
 _KV_NAMESPACE = "cmp"
@@ -105,9 +103,9 @@ def kv_write(key: str, value: bytes) -> None:
 
 def kv_read(key: str) -> bytes | None:
     """The value under a key; None where there is none, or no Ray."""
-    return (
-        internal_kv._internal_kv_get(key, namespace=_KV_NAMESPACE) if internal_kv._internal_kv_initialized() else None
-    )
+    if not internal_kv._internal_kv_initialized():
+        return None
+    return internal_kv._internal_kv_get(key, namespace=_KV_NAMESPACE)
 
 
 def kv_delete(key: str) -> None:
@@ -169,20 +167,6 @@ def greet(address: str, timeout_seconds: float = GREETING_SECONDS) -> tuple[Vers
     if answer is None:
         return Greeting.NO_TOKEN if decided == "disabled" else Greeting.WRONG_TOKEN
     return answer
-
-
-@contextlib.contextmanager
-def _silenced() -> Iterator[None]:
-    """Nothing of what is written to standard error in the block is seen."""
-    kept = os.dup(2)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
 
 
 def _has_token() -> bool:
