@@ -20,6 +20,7 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayError
 from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from cmp.search.engine.environment import last_line
 from cmp.search.engine.footprint import Footprint
 from cmp.search.engine.job import TrialJob
 from cmp.search.engine.mailbox import Message
@@ -151,7 +152,7 @@ class Crew:
         elif isinstance(error, RayActorError):
             how = "is gone with its machine" if "node has died" in str(error) else "is gone (killed or crashed)"
         else:
-            how = f"failed ({str(error).strip().splitlines()[-1][:200]})"
+            how = f"failed ({last_line(error)})"
         return WorkerLostError(f"its worker {index + 1} {how}", node)
 
 

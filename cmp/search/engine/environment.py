@@ -143,3 +143,9 @@ def without_values(text: str) -> str:
         if len(value) >= 4 and (is_secret(name, value) or _travels(name)):
             text = text.replace(value, f"<{name}>")
     return text
+
+
+def last_line(error: BaseException) -> str:
+    """What an error of Ray's comes to: the last line of its text, often a traceback; without values of variables."""
+    lines = [line.strip() for line in without_values(str(error)).splitlines() if line.strip()]
+    return lines[-1][:300] if lines else type(error).__name__

@@ -17,7 +17,7 @@ import ray
 from ray.exceptions import RayError, TaskUnschedulableError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from cmp.search.engine.environment import without_values
+from cmp.search.engine.environment import last_line
 from cmp.search.engine.footprint import Footprint, Node, worker_slots
 from cmp.search.engine.probe import Findings, Needs, look, prepare
 from cmp.search.engine.roster import Roster
@@ -165,7 +165,7 @@ class Readiness:
             except TaskUnschedulableError:
                 yield errand, None, "it cannot be reached"
             except RayError as error:
-                yield errand, None, _last_line(error)
+                yield errand, None, last_line(error)
 
 
 def _on(node: Node, function: Callable[[Needs], Any], needs: Needs) -> Any:
@@ -183,11 +183,6 @@ def _trials(slots: int, footprint: Footprint) -> str:
 def _lack(findings: Findings, trouble: str | None) -> str | None:
     """What keeps trials from running on a machine, but for the results folder; where a look failed, that."""
     return findings.lack if trouble is None else f"nothing runs there ({trouble})"
-
-
-def _last_line(error: Exception) -> str:
-    lines = [line for line in without_values(str(error)).strip().splitlines() if line.strip()]
-    return lines[-1].strip()[:300] if lines else type(error).__name__
 
 
 @contextmanager

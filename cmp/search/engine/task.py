@@ -7,11 +7,15 @@ from typing import Any, TypeVar
 
 import ray
 
+from cmp.search.engine.environment import last_line
 from cmp.search.engine.footprint import Footprint
 from cmp.search.engine.job import elsewhere
 from cmp.search.engine.process import enter
 
 LOOK_EVERY_SECONDS = 0.2
+
+# Machines go also when the last trial has ended. What the work itself raises is not tried again.
+RETRIES_AFTER_A_LOSS = 2
 
 T = TypeVar("T")
 
@@ -28,7 +32,7 @@ def run_task(
     timeout_seconds: float,
     avoided: frozenset[str] = frozenset(),
 ) -> T | None:
-    """Run `work(device)` where a trial could run, and wait for it.
+    """Run `work(device)` where a trial could run, again elsewhere if its machine goes, and wait for it.
 
     Args:
         work: gets "cuda" or "cpu"; pickled, so a partial of a module's function.
@@ -41,10 +45,18 @@ def run_task(
         What `work` returned; None when it was ended before it was done.
 
     Raises:
-        TaskError: it failed.
+        TaskError: it failed, or its process died again and again.
     """
-    options = {"num_cpus": footprint.cpus_per_worker, "num_gpus": footprint.gpus_per_worker, "max_retries": 0}
-    task = ray.remote(_run).options(**options, label_selector=elsewhere(avoided)).remote(work, Path.cwd(), footprint)
+    task = (
+        ray.remote(_run)
+        .options(
+            num_cpus=footprint.cpus_per_worker,
+            num_gpus=footprint.gpus_per_worker,
+            max_retries=RETRIES_AFTER_A_LOSS,
+            label_selector=elsewhere(avoided),
+        )
+        .remote(work, Path.cwd(), footprint)
+    )
     end = time.monotonic() + timeout_seconds
     while not ray.wait([task], timeout=LOOK_EVERY_SECONDS)[0]:
         if must_leave() or time.monotonic() > end:
@@ -53,7 +65,7 @@ def run_task(
     try:
         return ray.get(task)
     except ray.exceptions.RayError as error:
-        raise TaskError(str(error).strip().splitlines()[-1]) from error
+        raise TaskError(last_line(error)) from error
 
 
 def _run(work: Any, directory: Path, footprint: Footprint) -> Any:

@@ -24,6 +24,7 @@ from ray.tune.stopper import Stopper
 from cmp.results.folder import trial_label
 from cmp.search.engine.actor import SpoiltProcessError, TrialActor
 from cmp.search.engine.desk import Desk
+from cmp.search.engine.environment import last_line
 from cmp.search.engine.ray_private import node_of_actor
 
 
@@ -125,8 +126,7 @@ def _death(error: BaseException | None, *, gone: bool) -> str:
         return "its machine is gone"
     if isinstance(error, RayActorError) and not error.actor_init_failed:
         return "its process died (killed or crashed)"
-    last = (str(error).strip().splitlines() or [""])[-1]
-    return f"its process failed ({type(error).__name__}: {last[:200]})"
+    return f"its process failed ({type(error).__name__}: {last_line(error)})"
 
 
 class Deadline(Stopper):

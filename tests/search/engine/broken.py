@@ -1,5 +1,9 @@
-"""Trials that go wrong, in place of `run_trial`: named by tests as a job's entry."""
+"""Trials that go wrong, in place of `run_trial`: named by tests as a job's entry. Work outside trials that does."""
 
+import os
+import signal
+import time
+from pathlib import Path
 from typing import Any
 
 from cmp.train.outcome import PeerLostError
@@ -37,3 +41,24 @@ def silent_device_side_assert(plan: Any, session: Any) -> TrialOutcome:
     """The same, where the trial's own words do not tell."""
     outcome = device_side_assert(plan, session)
     return TrialOutcome(outcome.status, 0, "ValueError: something else")
+
+
+def answer_after_deaths(deaths: int, folder: Path, device: str) -> str:
+    """Work outside a trial whose process dies so often first; notes in the folder how often it began."""
+    number = len(list(folder.iterdir()))
+    if number < deaths:
+        (folder / str(number)).touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return device
+
+
+def raise_error(folder: Path, device: str) -> str:
+    """Work that fails, and notes that it began."""
+    (folder / str(len(list(folder.iterdir())))).touch()
+    raise ValueError("no such layer")
+
+
+def wait_for_ever(device: str) -> str:
+    """Work that does not end."""
+    time.sleep(1000)
+    return device
