@@ -74,7 +74,7 @@ def test_a_store_that_is_away_for_a_while_stops_nothing(tmp_path: Path, s3: str,
     assert run.wait(200) == 0, run.text()
     assert violations(search.journal, ended=True) == []
     assert {event["event"] for event in search.events("failed")} == set()
-    assert run.text().count("the store does not answer (") == run.text().count("answers again, after ") == 1
+    assert run.text().count("; waiting for it") == run.text().count("answers again, after ") == 1
     assert "Traceback" not in run.text()
 
 
