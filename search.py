@@ -2,7 +2,7 @@
 
     python search.py spaces/demo.yaml
 
-Exit codes: 0 finished, 1 no trial succeeded, 2 the input is wrong, 3 most trials failed, 75 the cluster is gone, 130
+Exit codes: 0 finished, 1 no trial succeeded, 2 the input is wrong, 3 most trials failed, 75 Ray is gone, 130
 interrupted. Heavy libraries are imported only once the space is right, so that a typing mistake is answered at once.
 """
 

@@ -84,7 +84,7 @@ def run_search(
         leave: ends the process when a second signal comes or trials do not leave in time.
 
     Returns:
-        The exit code: 0 finished, 1 no trial succeeded, 75 the cluster is gone, 130 interrupted.
+        The exit code: 0 finished, 1 no trial succeeded, 75 Ray is gone, 130 interrupted.
 
     Raises:
         UserError: the folder is in use or holds another search, a setting does not suit the model, the data or the
@@ -182,7 +182,7 @@ class _Search:
         ledger.interrupt("loss of the cluster")
 
     def _leave_by_force(self, ledger: Ledger, lost: str) -> None:
-        """Leave while the main thread waits for a head that is gone; called in another one."""
+        """Leave while the main thread waits for a Ray that is gone; called in another one."""
         late = threading.Timer(FORCED_END_SECONDS, self.leave, [EXIT_CLUSTER_LOST])
         late.daemon = True
         late.start()
@@ -193,12 +193,11 @@ class _Search:
         self.leave(code)
 
     def _search_on_ray(self, ledger: Ledger, interruption: Interruption, preparation: Preparation) -> None:
+        leave = partial(self._leave_by_force, ledger)
         with ExitStack() as stack:
             with waiting(self.console, "Starting Ray" if self.address is None else "Joining the cluster"):
-                cluster = stack.enter_context(connected(self.address, job_name=self.space.name))
+                cluster = stack.enter_context(connected(self.address, job_name=self.space.name, leave=leave))
             interruption.install()
-            if cluster.head is not None:
-                cluster.head.leave = lambda lost: self._leave_by_force(ledger, lost)
             plan = plan_for(self.space, cluster.sight())
             roster = Roster(plan.footprint, cluster.sight, self._say)
             roster.look()

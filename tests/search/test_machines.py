@@ -3,10 +3,11 @@
 import pytest
 
 from cmp.search import machines
-from cmp.search.engine.cluster import Cluster, HeadWatch
+from cmp.search.engine.cluster import Cluster
 from cmp.search.engine.control import Control, Wish
 from cmp.search.engine.footprint import Footprint, Node
 from cmp.search.engine.roster import Roster, Sighting
+from cmp.search.engine.watch import HeadWatch
 from cmp.search.machines import Machines
 
 ONE = Node(1.0, key="a", name="a")

@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from cmp.space.errors import EXIT_CLUSTER_LOST, EXIT_INTERRUPTED
 from tests.search.check_journal import trajectory, violations
 from tests.stores import make_bucket, s3_environment, start_s3
 from tests.whole_program.harness import Run, Search
@@ -127,7 +128,8 @@ def live(search: Search, tally: Tally, kills_left: int, rng: random.Random) -> i
     if point is not None and run.mark.exists():
         tally.kills[point] += 1
         kills_left -= 1
-    if run.process.returncode not in (0, 130, -signal.SIGKILL) and RAY_ENDED_THE_DRIVER not in run.text():
+    expected = (0, EXIT_INTERRUPTED, EXIT_CLUSTER_LOST, -signal.SIGKILL)
+    if run.process.returncode not in expected and RAY_ENDED_THE_DRIVER not in run.text():
         tally.problems.append(f"exit code {run.process.returncode}:\n{run.text()[-2000:]}")
     return kills_left
 

@@ -5,13 +5,11 @@ A local Ray is started for the search and dies with it; `--address` joins a clus
 
 import logging
 import os
-import socket
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +17,7 @@ from cmp.search.engine.address import cluster_address, require_reachable, token_
 from cmp.search.engine.environment import runtime_environment, set_environment, without_values
 from cmp.search.engine.footprint import Node
 from cmp.search.engine.roster import Sighting, nodes_of
+from cmp.search.engine.watch import VITAL_PROCESSES, HeadWatch, LocalWatch, RayWatch, death_of, descendants
 from cmp.space.errors import UserError
 
 if TYPE_CHECKING:
@@ -29,17 +28,6 @@ OBJECT_STORE_BYTES = 256 * 2**20
 
 # The lowest priority there is.
 DASHBOARD_NICENESS = 19
-
-# Ray's name of a process that no search survives, and ours.
-VITAL_PROCESSES = {"raylet": "node manager", "gcs_server": "control store"}
-
-# A head that is away for longer is gone. Ray's own library ends the program, with exit code 1 and without a word,
-# after 60 s; a control store that is started again elsewhere takes some seconds.
-HEAD_PATIENCE_SECONDS = 30.0
-HEAD_PERIOD_SECONDS = 1.0
-# What the main thread gets to notice it, too; it may wait in a call to Ray, which does not return.
-HEAD_NOTICE_SECONDS = 5.0
-HEAD_TIMEOUT_SECONDS = 3.0
 
 # What leaving Ray may take; of one that is gone it would take minutes.
 SHUTDOWN_SECONDS = 10.0
@@ -52,54 +40,6 @@ class RayLostError(BaseException):
     """
 
 
-@dataclass
-class HeadWatch:
-    """Knocks at the control store of a cluster in a thread of its own: calls to Ray wait for a head that is gone.
-
-    Args:
-        address: host and port.
-        leave: called, in that thread, when the head is gone and nobody has called `stop`.
-        clock: seconds that never go back.
-    """
-
-    address: str
-    leave: Callable[[str], None] = lambda lost: None
-    clock: Callable[[], float] = time.monotonic
-    _seen: float = field(default=0.0)
-    _over: threading.Event = field(default_factory=threading.Event)
-
-    def start(self) -> None:
-        """Begin."""
-        self._seen = self.clock()
-        threading.Thread(target=self._watch, name="head-watch", daemon=True).start()
-
-    def stop(self) -> None:
-        """End."""
-        self._over.set()
-
-    def lost(self) -> str | None:
-        """What to say of a head that has not answered for too long; None where it has."""
-        if self._over.is_set() or self.clock() - self._seen < HEAD_PATIENCE_SECONDS:
-            return None
-        return f"the cluster's head ({self.address}) has not answered for {HEAD_PATIENCE_SECONDS:.0f} s"
-
-    def _watch(self) -> None:
-        while not self._over.wait(HEAD_PERIOD_SECONDS):
-            if self._answers():
-                self._seen = self.clock()
-            elif (lost := self.lost()) is not None and not self._over.wait(HEAD_NOTICE_SECONDS):
-                self.leave(lost)
-                return
-
-    def _answers(self) -> bool:
-        host, _, port = self.address.rpartition(":")
-        try:
-            socket.create_connection((host.strip("[]"), int(port)), timeout=HEAD_TIMEOUT_SECONDS).close()
-        except OSError:
-            return False
-        return True
-
-
 @dataclass(frozen=True)
 class Cluster:
     """A connected Ray.
@@ -107,17 +47,17 @@ class Cluster:
     Args:
         dashboard: where the dashboard listens, None without one.
         token_file: the file with the token that the dashboard asks for; None when it asks for none.
-        head: watched, where the cluster was running before and goes on afterwards.
+        watch: whether it is still there; at its head, where the cluster was running before and goes on afterwards.
     """
 
     dashboard: str | None
     token_file: Path | None
-    head: HeadWatch | None
+    watch: RayWatch
 
     @property
     def is_remote(self) -> bool:
         """It was running before."""
-        return self.head is not None
+        return isinstance(self.watch, HeadWatch)
 
     def sight(self) -> Sighting:
         """Its machines now."""
@@ -142,12 +82,11 @@ class Cluster:
         return self._lost() is None
 
     def _lost(self) -> str | None:
-        if self.head is not None:
-            return self.head.lost()
+        if self.is_remote:
+            return self.watch.lost()
         from cmp.search.engine.ray_private import dead_processes
 
-        lost = [(VITAL_PROCESSES[name], pid) for name, pid in dead_processes() if name in VITAL_PROCESSES]
-        return f"Ray's {lost[0][0]} (process {lost[0][1]}) died" if lost else None
+        return next((death_of(name, pid) for name, pid in dead_processes() if name in VITAL_PROCESSES), None)
 
 
 def local_nodes() -> tuple[Node, ...]:
@@ -174,10 +113,17 @@ def callers_cluster() -> str | None:
 
 
 @contextmanager
-def connected(address: str | None, *, job_name: str) -> Iterator[Cluster]:
+def connected(
+    address: str | None, *, job_name: str, leave: Callable[[str], None] = lambda lost: None
+) -> Iterator[Cluster]:
     """Start a local Ray, or join the one at `address`, and leave it at the end.
 
     A Ray that this process is in already is the caller's: it is used as it is, and nobody leaves it.
+
+    Args:
+        address: host and port; None starts Ray here.
+        job_name: for people who look at the dashboard.
+        leave: ends the program, in a thread of its own, when Ray is gone while the main thread waits in a call to it.
 
     Raises:
         UserError: no cluster answers at the address.
@@ -185,25 +131,48 @@ def connected(address: str | None, *, job_name: str) -> Iterator[Cluster]:
     """
     set_environment()
     require_reachable(address)
-    import ray
-
     from cmp.search.engine.ray_private import keep_quiet
 
     is_callers = callers_cluster() is not None
-    if is_callers:
-        dashboard = None
-    else:
+    if not is_callers:
         keep_quiet()
-        dashboard = (_start(job_name) if address is None else _join(address, job_name)).dashboard_url or None
-    head = None if address is None else HeadWatch(ray.get_runtime_context().gcs_address)
-    if head is not None:
-        head.start()
+    is_own = address is None and not is_callers
+    with _own_ray(job_name, leave) if is_own else _running_ray(address, job_name, leave, is_callers) as cluster:
+        yield cluster
+
+
+@contextmanager
+def _own_ray(job_name: str, leave: Callable[[str], None]) -> Iterator[Cluster]:
+    """A Ray of this process; watched while it starts and while it is stopped, too."""
+    import ray
+
+    watch = LocalWatch(leave)
+    watch.start()
     try:
-        yield Cluster(dashboard, token_file(), head)
+        context = _start(job_name)
+        try:
+            yield Cluster(context.dashboard_url or None, token_file(), watch)
+        finally:
+            ray.shutdown()
     finally:
-        is_gone = head is not None and head.lost() is not None
-        if head is not None:
-            head.stop()
+        watch.stop()
+
+
+@contextmanager
+def _running_ray(
+    address: str | None, job_name: str, leave: Callable[[str], None], is_callers: bool
+) -> Iterator[Cluster]:
+    """A Ray that goes on afterwards; one of the caller's is neither joined nor left."""
+    import ray
+
+    dashboard = None if is_callers else _join(address, job_name).dashboard_url or None
+    watch = HeadWatch(ray.get_runtime_context().gcs_address, leave)
+    watch.start()
+    try:
+        yield Cluster(dashboard, token_file(), watch)
+    finally:
+        is_gone = watch.lost() is not None
+        watch.stop()
         if not is_callers:
             _leave(is_gone=is_gone)
 
@@ -245,25 +214,12 @@ def _make_dashboard_modest() -> None:
     from cmp.search.engine.ray_private import started_processes
 
     for root in started_processes("dashboard"):
-        for pid in [root, *_descendants(root)]:
+        for pid in [root, *descendants(root)]:
             with suppress(OSError):
                 os.setpriority(os.PRIO_PROCESS, pid, DASHBOARD_NICENESS)
 
 
-def _descendants(root: int) -> list[int]:
-    """Processes below `root`; none where there is no /proc."""
-    children: dict[int, list[int]] = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(OSError):
-            fields = stat.read_text().rpartition(")")[2].split()
-            children.setdefault(int(fields[1]), []).append(int(stat.parent.name))
-    found = list(children.get(root, []))
-    for pid in found:
-        found += children.get(pid, [])
-    return found
-
-
-def _join(address: str, job_name: str) -> "BaseContext":
+def _join(address: str | None, job_name: str) -> "BaseContext":
     import ray
     from ray.job_config import JobConfig
 

@@ -1,15 +1,18 @@
 """What is known of machines without starting Ray on them, and when the head of a cluster is gone."""
 
 import os
+import shutil
 import socket
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from cmp.search.engine import cluster
-from cmp.search.engine.cluster import HEAD_PATIENCE_SECONDS, Cluster, HeadWatch, RayLostError, local_nodes
+from cmp.search.engine import watch as watch_module
+from cmp.search.engine.cluster import Cluster, RayLostError, local_nodes
+from cmp.search.engine.watch import HEAD_PATIENCE_SECONDS, LOCAL_PATIENCE_SECONDS, HeadWatch, LocalWatch, descendants
 
 
 def test_this_machine_is_known_without_starting_ray() -> None:
@@ -35,8 +38,8 @@ def test_a_head_that_does_not_answer_for_long_enough_is_gone() -> None:
 
 
 def test_a_search_that_waits_for_a_head_that_is_gone_is_left_by_force(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("HEAD_PATIENCE_SECONDS", "HEAD_PERIOD_SECONDS", "HEAD_NOTICE_SECONDS"):
-        monkeypatch.setattr(cluster, name, 0.05)
+    for name in ("HEAD_PATIENCE_SECONDS", "LOOK_EVERY_SECONDS", "NOTICE_SECONDS"):
+        monkeypatch.setattr(watch_module, name, 0.05)
     left: list[str] = []
     watch = HeadWatch("127.0.0.1:1", left.append)
     watch.start()
@@ -44,7 +47,7 @@ def test_a_search_that_waits_for_a_head_that_is_gone_is_left_by_force(monkeypatc
     while not left:
         assert time.monotonic() < end
         time.sleep(0.02)
-    monkeypatch.setattr(cluster, "HEAD_NOTICE_SECONDS", 60.0)
+    monkeypatch.setattr(watch_module, "NOTICE_SECONDS", 60.0)
     noticed = HeadWatch("127.0.0.1:1", left.append)
     noticed.start()
     while noticed.lost() is None:
@@ -59,8 +62,41 @@ def test_a_search_that_waits_for_a_head_that_is_gone_is_left_by_force(monkeypatc
 def test_a_head_that_answers_is_there() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         watch = HeadWatch(f"127.0.0.1:{server.getsockname()[1]}")
-        assert watch._answers()
-    assert not watch._answers()
+        assert watch.answers()
+    assert not watch.answers()
+
+
+def test_a_ray_of_ours_that_lost_a_process_and_does_not_answer_is_left_before_its_library_ends_the_program(
+    tmp_path: Path,
+) -> None:
+    """The library does after 60 s, with exit code 1: seen where a control store was killed while Ray started."""
+    shutil.copy("/bin/sleep", tmp_path / "gcs_server")
+    process = subprocess.Popen([tmp_path / "gcs_server", "60"])
+    now = [0.0]
+    watch = LocalWatch(clock=lambda: now[0])
+    try:
+        wait_for(lambda: (watch.look(), watch._alive == {process.pid: "gcs_server"})[1])
+        now[0] = 1000.0
+        assert watch.lost() is None
+    finally:
+        process.kill()
+    wait_for(lambda: (watch.look(), watch._died is not None)[1])
+    process.wait()
+    watch.look()
+    now[0] += LOCAL_PATIENCE_SECONDS - 1
+    assert watch.lost() is None, "the main thread starts Ray again by itself"
+    now[0] += 2
+
+    assert watch.lost() == f"Ray's control store (process {process.pid}) died, and Ray does not answer"
+    watch.stop()
+    assert watch.lost() is None
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
 
 
 def test_the_dashboard_gives_way_to_trials() -> None:
@@ -68,7 +104,7 @@ def test_the_dashboard_gives_way_to_trials() -> None:
     parent = subprocess.Popen(["sh", "-c", "sleep 30 & wait"])
     try:
         end = time.monotonic() + 10
-        while not (below := cluster._descendants(parent.pid)):
+        while not (below := descendants(parent.pid)):
             assert time.monotonic() < end
             time.sleep(0.02)
         assert "sleep" in Path(f"/proc/{below[0]}/comm").read_text()
