@@ -117,12 +117,10 @@ class TrialActor(tune.Trainable):
         self._run.result(timeout=LEAVE_TIMEOUT_SECONDS)
 
     def _run_alone(self, job: TrialJob, post: Mailbox) -> None:
-        post.put(started_message())
         post.put(run_worker(job, post, self._leave_watch.listener([this_node()])))
 
     def _run_with_crew(self, job: TrialJob, post: Mailbox) -> None:
         """Rank 0 in this thread, the others in their processes; the first outcome counts."""
-        post.put(started_message())
         if self._crew is None:
             assert self._group is not None, "several workers need the trial's placement group"
             self._crew = Crew(job.footprint, self._group)
@@ -152,6 +150,7 @@ def _watch_for_loss(crew: Crew, tasks: list[Any], post: Mailbox) -> None:
 
 def _guarded(run: Any, job: TrialJob, post: Mailbox) -> None:
     """Run a trial; whatever goes wrong around it becomes its outcome, so that the search goes on."""
+    post.put(started_message())
     try:
         run(job, post)
     except WorkerLostError as lost:

@@ -8,7 +8,7 @@ import socket
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,9 +114,10 @@ class LocalWatch(RayWatch):
         self._died: tuple[str, float] | None = None
 
     def look(self) -> None:
-        """Which of them are there, and has one gone that was?"""
+        """Which of them are there, and has one gone that was? Once all are known, nobody else is looked at."""
         me, before = os.getpid(), self._alive
-        here = [each for each in processes() if each.parent == me and each.name in VITAL_PROCESSES]
+        known = before if len(before) == len(VITAL_PROCESSES) else None
+        here = [each for each in processes(known) if each.parent == me and each.name in VITAL_PROCESSES]
         self._alive = {each.pid: each.name for each in here if each.state != "Z"}
         for pid in before.keys() - self._alive.keys():
             self._died = self._died or (death_of(before[pid], pid), self._clock())
@@ -142,9 +143,9 @@ class Process:
     state: str
 
 
-def processes() -> Iterator[Process]:
-    """All of this machine; none where there is no /proc."""
-    for stat in Path("/proc").glob("[0-9]*/stat"):
+def processes(pids: Iterable[int] | None = None) -> Iterator[Process]:
+    """Those of some ids, or all of this machine; none where there is no /proc."""
+    for stat in Path("/proc").glob("[0-9]*/stat") if pids is None else [Path(f"/proc/{pid}/stat") for pid in pids]:
         with suppress(OSError):
             before, _, after = stat.read_text(errors="replace").rpartition(")")
             state, parent = after.split()[:2]
