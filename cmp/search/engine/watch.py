@@ -25,7 +25,7 @@ HEAD_PATIENCE_SECONDS = 30.0
 HEAD_TIMEOUT_SECONDS = 3.0
 
 # Where a process of a Ray that was started here died: what the main thread gets to stop that Ray and start another.
-LOCAL_PATIENCE_SECONDS = 40.0
+LOCAL_PATIENCE_SECONDS = 30.0
 
 Leave = Callable[[str], None]
 Clock = Callable[[], float]
