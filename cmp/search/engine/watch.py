@@ -17,6 +17,8 @@ from pathlib import Path
 VITAL_PROCESSES = {"raylet": "node manager", "gcs_server": "control store"}
 
 LOOK_EVERY_SECONDS = 1.0
+# While Ray starts: nobody misses a process that was never seen.
+LOOK_AT_START_SECONDS = 0.1
 # What the main thread gets to notice it, too; it may wait in a call to Ray, which does not return.
 NOTICE_SECONDS = 5.0
 
@@ -32,7 +34,7 @@ Clock = Callable[[], float]
 
 
 class RayWatch(ABC):
-    """Looks at Ray every second until it is stopped or Ray is gone.
+    """Looks at Ray again and again until it is stopped or Ray is gone.
 
     Args:
         leave: called, in the watch's thread, when Ray is gone and nobody has called `stop`; gets what to say.
@@ -63,8 +65,12 @@ class RayWatch(ABC):
     @abstractmethod
     def _lost(self) -> str | None: ...
 
+    @property
+    def _pause_seconds(self) -> float:
+        return LOOK_EVERY_SECONDS
+
     def _watch(self) -> None:
-        while not self._over.wait(LOOK_EVERY_SECONDS):
+        while not self._over.wait(self._pause_seconds):
             self.look()
             if (lost := self.lost()) is not None and not self._over.wait(NOTICE_SECONDS):
                 self._leave(lost)
@@ -121,6 +127,11 @@ class LocalWatch(RayWatch):
         self._alive = {each.pid: each.name for each in here if each.state != "Z"}
         for pid in before.keys() - self._alive.keys():
             self._died = self._died or (death_of(before[pid], pid), self._clock())
+
+    @property
+    def _pause_seconds(self) -> float:
+        is_up = self._died is not None or len(self._alive) == len(VITAL_PROCESSES)
+        return LOOK_EVERY_SECONDS if is_up else LOOK_AT_START_SECONDS
 
     def _lost(self) -> str | None:
         if self._died is None or self._clock() - self._died[1] < LOCAL_PATIENCE_SECONDS:
