@@ -79,7 +79,8 @@ class World:
 def needs() -> Needs:
     return Needs(
         settings=TrialSettings(model_string="/models/tiny", dataset="text.txt"), window=Window(8, 4), directory=Path(),
-        results="/results/x", sign=None, model_place=None, model_fingerprint="", tokens="", data_fingerprint="",
+        results="/results/x", sign=None, model_place=None, model_fingerprint="", start_place=None, tokens="",
+        data_fingerprint="",
     )  # fmt: skip
 
 
