@@ -1,6 +1,6 @@
 """Nothing that the tests started may outlive them: browsers, servers, processes of Ray. A run that leaves some fails.
 
-Orphans come to the process that runs the tests instead of to init, so that whatever is below it at the end was left.
+Orphans come to the process that was started first instead of to init, so that whatever is below it at the end was left.
 """
 
 import ctypes
@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 PR_SET_CHILD_SUBREAPER = 36
-# What leaves by itself gets so long: Ray's dashboard notices within seconds that its node manager is gone.
-PATIENCE_SECONDS = 15.0
+# What leaves by itself gets so long: Ray's agents notice within seconds that their node manager is gone.
+PATIENCE_SECONDS = 30.0
 # Python's own, which ends with the process that it belongs to.
 PYTHONS_OWN = ("multiprocessing.resource_tracker", "multiprocessing.forkserver")
 
@@ -23,9 +23,22 @@ LEFT = pytest.StashKey[list[str]]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Orphans of the tests come here."""
-    if is_controller(config):
-        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    """Orphans of the tests come here; who runs no test itself buries those that have ended as the tests go on."""
+    if not is_controller(config):
+        return
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    if getattr(config.option, "tx", None):
+        config.pluginmanager.register(Burial(), "burial")
+
+
+class Burial:
+    """A search on Ray leaves twenty dead orphans; the process that waits for xdist's workers would keep them all."""
+
+    def pytest_runtest_logreport(self) -> None:
+        """After each phase of a test."""
+        with suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
 
 
 @pytest.hookimpl(trylast=True)  # after fixtures of the session are gone, and workers of xdist

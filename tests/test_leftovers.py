@@ -10,6 +10,24 @@ import pytest
 from tests import leftovers
 
 ROOT = Path(__file__).resolve().parents[1]
+CONFTEST = """
+from tests import leftovers
+from tests.leftovers import pytest_configure, pytest_sessionfinish, pytest_terminal_summary
+leftovers.PATIENCE_SECONDS = 0.2
+"""
+BURIED = """
+import subprocess, time
+from pathlib import Path
+
+def test_that_leaves_an_orphan_which_ends():
+    subprocess.run(["sh", "-c", "true & echo $! >orphan"], check=True)
+
+def test_in_between():
+    time.sleep(0.5)
+
+def test_that_looks():
+    assert not Path("/proc", Path("orphan").read_text().strip()).exists()
+"""
 LEAVES = """
 import subprocess
 
@@ -18,27 +36,33 @@ def test_that_leaves_an_orphan():
 """
 
 
-@pytest.mark.parametrize("workers", ["0", "1"])
-def test_an_orphan_of_a_test_is_named_and_ended(tmp_path: Path, workers: str) -> None:
-    (tmp_path / "conftest.py").write_text(
-        "from tests import leftovers\n"
-        "from tests.leftovers import pytest_configure, pytest_sessionfinish, pytest_terminal_summary\n"
-        "leftovers.PATIENCE_SECONDS = 0.2\n"
-    )
-    (tmp_path / "test_it.py").write_text(LEAVES)
-    done = subprocess.run(
+def run(folder: Path, tests: str, workers: str) -> "subprocess.CompletedProcess[str]":
+    (folder / "conftest.py").write_text(CONFTEST)
+    (folder / "test_it.py").write_text(tests)
+    return subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-n", workers, "-p", "no:cacheprovider"],
-        cwd=tmp_path,
+        cwd=folder,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
     )
+
+
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_an_orphan_of_a_test_is_named_and_ended(tmp_path: Path, workers: str) -> None:
+    done = run(tmp_path, LEAVES, workers)
     orphan = int((tmp_path / "orphan").read_text())
 
     assert done.returncode == 1, done.stdout
     assert "1 passed" in done.stdout
     assert f"process {orphan}: sleep 1234" in done.stdout
     assert not Path(f"/proc/{orphan}").exists()
+
+
+def test_the_dead_are_buried_while_tests_go_on(tmp_path: Path) -> None:
+    done = run(tmp_path, BURIED, "1")
+
+    assert done.returncode == 0, done.stdout
 
 
 def test_everything_below_a_process_is_found_whatever_its_name() -> None:
