@@ -1,44 +1,48 @@
 """Reading, tokenizing and caching text beside the library's own way: `python -m tests.benchmarks.data`.
 
 The library's way is what its documentation says: `load_dataset` and `Dataset.map(batched=True, num_proc=2)`. Each opens
-the same file twice, then three processes open it for the first time at once. Every opener is a process of its own; its
-time starts after its imports and with the tokenizer loaded. Two workers tokenize, with the tokenizer of pydoc. Both
-ways take turns.
+the same file twice, then three processes open it for the first time at once. Every opener is a process of its own,
+forked from this one when everything is imported and the tokenizer loaded. Two workers tokenize, with the tokenizer of
+pydoc. Both ways take turns.
 """
 
 import argparse
 import json
+import multiprocessing
 import os
 import resource
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
+import pyarrow.compute
 
+from cmp.model.loading import load_tokenizer
+from cmp.model.pydoc import documents
+from cmp.space.settings import TrialSettings
+from cmp.train.data.cache import cached_tokens
 from tests.benchmarks.record import record
+from tests.benchmarks.step import status_bytes
 
 WORKERS = 2
 OPENERS = 3
 WINDOWS, WINDOW_TOKENS = 20_000, 90
 ROUNDS = 2
 NOTES = (
-    "One text file of {megabytes} MB as JSON lines ({tokens:,} tokens), two workers, every opener a process of its "
-    "own, medians of {rounds} rounds in turns. The library: `load_dataset` and `map(batched=True, num_proc=2)`. "
-    "Memory is the largest process's peak above what its imports take. Windows are 90 tokens each at random places."
+    "One text file of {megabytes} MB as JSON lines ({tokens:,} tokens), two workers, every opener a process of its own "
+    "that has imported everything, medians of {rounds} rounds in turns. The library: `load_dataset` and "
+    "`map(batched=True, num_proc=2)`. Memory is the largest process's peak above what it began with. Windows are 90 "
+    "tokens each at random places."
 )
 
 
 def ours(text: Path, cache: Path) -> tuple[int, Any]:
     """Tokens, and a function that reads a window; the way of a search."""
-    from cmp.model.loading import load_tokenizer
-    from cmp.space.settings import TrialSettings
-    from cmp.train.data.cache import cached_tokens
-
     settings = TrialSettings(
         model_string="pydoc", dataset=str(text), data_root=str(cache), text_column="text", n_data_procs=WORKERS
     )
@@ -53,15 +57,11 @@ def ours(text: Path, cache: Path) -> tuple[int, Any]:
 
 def encode(batch: dict[str, list[str]]) -> dict[str, list[list[int]]]:
     """What the library maps over the rows."""
-    from cmp.model.loading import load_tokenizer
-
     return {"ids": load_tokenizer("pydoc")(batch["text"], add_special_tokens=False)["input_ids"]}
 
 
 def library(text: Path, cache: Path) -> tuple[int, Any]:
     """The same with `datasets`."""
-    import datasets
-
     datasets.disable_progress_bars()
     rows = datasets.load_dataset("json", data_files=str(text), split="train", cache_dir=str(cache))
     rows = rows.map(encode, batched=True, num_proc=WORKERS, remove_columns=["text"]).with_format("numpy")
@@ -71,62 +71,47 @@ def library(text: Path, cache: Path) -> tuple[int, Any]:
         first = int(start * len(ids))
         return ids[first : first + WINDOW_TOKENS]
 
-    import pyarrow.compute
-
-    return sum(pyarrow.compute.list_value_length(rows.data.column("ids")).to_pylist()), (len(rows), read)
+    return pyarrow.compute.sum(pyarrow.compute.list_value_length(rows.data.column("ids"))).as_py(), (len(rows), read)
 
 
 WAYS = {"ours": ours, "datasets": library}
 
 
-def open_once(way: str, text: Path, cache: Path) -> dict[str, float]:
-    """In a process of its own: open, then read windows."""
-    import datasets  # noqa: F401  # both ways import all, so that memory and time are of what they do
-
-    import cmp.train.data.cache  # noqa: F401
-    from cmp.model.loading import load_tokenizer
-
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    load_tokenizer("pydoc")
-    before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
+def open_once(way: str, text: Path, cache: Path, answer: Connection) -> None:
+    """In a process of its own: open, then read windows, and send what that took."""
+    before, began = status_bytes("VmRSS"), time.perf_counter()
     tokens, (documents, read) = WAYS[way](text, cache)
     seconds = time.perf_counter() - began
-    peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) - before
+    workers = 1024 * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    peak = max(status_bytes("VmHWM"), workers) - before
     rng = np.random.default_rng(0)
     began = time.perf_counter()
     for document, start in zip(rng.integers(documents, size=WINDOWS), rng.random(WINDOWS), strict=True):
         read(int(document), float(start))
-    return {
-        "seconds": seconds,
-        "tokens": tokens,
-        "megabytes": peak / 1024,
-        "windows": WINDOWS / (time.perf_counter() - began),
-    }
+    rate = WINDOWS / (time.perf_counter() - began)
+    answer.send({"seconds": seconds, "tokens": tokens, "megabytes": peak / 1e6, "windows": rate})
 
 
-def start(way: str, text: Path, cache: Path) -> "subprocess.Popen[str]":
-    """Begin to open."""
-    command = [sys.executable, "-m", "tests.benchmarks.data", "--one", way, "--text", str(text), "--cache", str(cache)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-
-
-def answers(openers: list["subprocess.Popen[str]"]) -> list[dict[str, float]]:
-    """What each of them measured.
-
-    Raises:
-        RuntimeError: one of them failed.
-    """
-    outputs = [opener.communicate()[0] for opener in openers]
-    if any(opener.returncode for opener in openers):
-        raise RuntimeError(f"an opener failed: {[opener.returncode for opener in openers]}")
-    return [json.loads(output.splitlines()[-1]) for output in outputs]
+def open_at_once(openers: int, way: str, text: Path, cache: Path) -> list[dict[str, float]]:
+    """What each of some processes measured that began together."""
+    fork = multiprocessing.get_context("fork")
+    pipes = [fork.Pipe(duplex=False) for _ in range(openers)]
+    processes = [fork.Process(target=open_once, args=(way, text, cache, sender)) for _, sender in pipes]
+    for process in processes:
+        process.start()
+    for _, sender in pipes:
+        sender.close()  # a process that dies is noticed: nobody else could send
+    found = [receiver.recv() for receiver, _ in pipes]
+    for process in processes:
+        process.join()
+    return found
 
 
 def measure(way: str, text: Path, folder: Path) -> dict[str, float]:
     """One round of one way."""
-    (first,) = answers([start(way, text, folder / "alone")])
-    (second,) = answers([start(way, text, folder / "alone")])
-    together = answers([start(way, text, folder / "together") for _ in range(OPENERS)])
+    (first,) = open_at_once(1, way, text, folder / "alone")
+    (second,) = open_at_once(1, way, text, folder / "alone")
+    together = open_at_once(OPENERS, way, text, folder / "together")
     disk = sum(path.stat().st_size for path in (folder / "alone").rglob("*") if path.is_file())
     return {
         "tokens/s, first open": first["tokens"] / first["seconds"],
@@ -143,8 +128,6 @@ def measure(way: str, text: Path, folder: Path) -> dict[str, float]:
 
 def write_text(path: Path, megabytes: float) -> None:
     """Documentation, over and over, each document once as it is and then with a number before it."""
-    from cmp.model.pydoc import documents
-
     written = number = 0
     with path.open("w", encoding="utf-8") as file:
         while True:
@@ -160,13 +143,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--megabytes", type=float, default=12)
     parser.add_argument("--rounds", type=int, default=ROUNDS)
-    parser.add_argument("--one", choices=WAYS, help=argparse.SUPPRESS)
-    parser.add_argument("--text", type=Path, help=argparse.SUPPRESS)
-    parser.add_argument("--cache", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.one:
-        print(json.dumps(open_once(args.one, args.text, args.cache)))
-        return
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    load_tokenizer("pydoc")
     measured: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
     with tempfile.TemporaryDirectory() as folder:
         text = Path(folder) / "text.jsonl"

@@ -20,7 +20,7 @@ from tests.benchmarks.record import record
 from tests.benchmarks.step import peak_memory
 from tests.model.families import FAMILIES, tiny_model
 
-SHAPES = [(160, 512, 20_000), (640, 512, 20_000), (80, 1024, 250_880)]
+SHAPES = [(160, 256, 10_000), (640, 256, 10_000), (40, 512, 125_000)]
 ROUNDS = 3
 NOTES = (
     "Cross-entropy of each token from hidden states, float32, frozen head, forward and backward, medians of {rounds} "
