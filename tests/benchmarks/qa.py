@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 
 from cmp.results.written import ANSWERS, WAYS, Written, load_written, measures
-from tests.benchmarks.measured import write_measured
+from tests.benchmarks.record import record
 from tests.questions import write_questions
 
 REPOSITORY = Path(__file__).parents[2]
@@ -59,8 +59,7 @@ def main() -> None:
         "never trained to answer, and reads no context and the full context as it is: what memory and text have beyond "
         "these is also that they were trained for the task, the text by the text control."
     )
-    command = f"python -m tests.benchmarks.qa --folder qa/ --trials {args.trials} --epochs {args.epochs}"
-    print(write_measured("qa", command, notes, rows(written)))
+    print(record("qa", "tests.benchmarks.qa", notes, rows(written)))
 
 
 def write_space(folder: Path, trials: int, epochs: int) -> Path:
