@@ -6,6 +6,7 @@ Orphans come to the process that was started first instead of to init, so that w
 import ctypes
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -19,26 +20,37 @@ PATIENCE_SECONDS = 30.0
 # Python's own, which ends with the process that it belongs to.
 PYTHONS_OWN = ("multiprocessing.resource_tracker", "multiprocessing.forkserver")
 
+BURIAL_PERIOD_SECONDS = 0.5
+
 LEFT = pytest.StashKey[list[str]]()
+UNDERTAKER = pytest.StashKey["Undertaker"]()
+
+
+class Undertaker(threading.Thread):
+    """Buries dead orphans while the tests go on: a Ray worker looks whether its node manager is there, dead or alive.
+
+    Args:
+        all_children: also those that this process may have started itself and may want to wait for.
+    """
+
+    def __init__(self, *, all_children: bool) -> None:
+        super().__init__(name="undertaker", daemon=True)
+        self.all_children = all_children
+        self.over = threading.Event()
+
+    def run(self) -> None:
+        """Look now and then."""
+        while not self.over.wait(BURIAL_PERIOD_SECONDS):
+            bury(all_children=self.all_children)
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Orphans of the tests come here; who runs no test itself buries those that have ended as the tests go on."""
-    if not is_controller(config):
-        return
-    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    if getattr(config.option, "tx", None):
-        config.pluginmanager.register(Burial(), "burial")
-
-
-class Burial:
-    """A search on Ray leaves twenty dead orphans; the process that waits for xdist's workers would keep them all."""
-
-    def pytest_runtest_logreport(self) -> None:
-        """After each phase of a test."""
-        with suppress(ChildProcessError):
-            while os.waitpid(-1, os.WNOHANG)[0]:
-                pass
+    """Orphans of the tests come here."""
+    if is_controller(config):
+        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        runs_no_test = bool(getattr(config.option, "tx", None))
+        config.stash[UNDERTAKER] = Undertaker(all_children=runs_no_test)
+        config.stash[UNDERTAKER].start()
 
 
 @pytest.hookimpl(trylast=True)  # after fixtures of the session are gone, and workers of xdist
@@ -46,6 +58,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     """Wait for what is left, end it, and fail for it."""
     if not is_controller(session.config):
         return
+    session.config.stash[UNDERTAKER].over.set()
     left = wait_for_none(lambda: {pid: name for pid, name in below(os.getpid()).items() if not is_pythons_own(name)})
     session.config.stash[LEFT] = [f"process {pid}: {name}" for pid, name in left.items()]
     for pid in left:
@@ -77,9 +90,25 @@ def is_pythons_own(command: str) -> bool:
 def wait_for_none(look: Callable[[], dict[int, str]]) -> dict[int, str]:
     """What is still there when it has had its time."""
     end = time.monotonic() + PATIENCE_SECONDS
+    bury(all_children=True)
     while (found := look()) and time.monotonic() < end:
         time.sleep(0.1)
+        bury(all_children=True)
     return found
+
+
+def bury(*, all_children: bool) -> None:
+    """Take the exit codes of dead children, so that they vanish.
+
+    Without `all_children` only of those that were surely started by another process: they belong to a session (of the
+    kernel: a terminal's processes) that is neither this process's nor one that they opened themselves.
+    """
+    for entry in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            state, parent, _, session = (entry / "stat").read_text().rpartition(")")[2].split()[:4]
+            is_dead_child = state == "Z" and int(parent) == os.getpid()
+            if is_dead_child and (all_children or int(session) not in (int(entry.name), os.getsid(0))):
+                os.waitpid(int(entry.name), os.WNOHANG)
 
 
 def below(root: int) -> dict[int, str]:

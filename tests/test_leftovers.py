@@ -20,13 +20,14 @@ import subprocess, time
 from pathlib import Path
 
 def test_that_leaves_an_orphan_which_ends():
-    subprocess.run(["sh", "-c", "sleep 0.2 & echo $! >orphan"], check=True)
-
-def test_in_between():
-    time.sleep(1)
-
-def test_that_looks():
+    subprocess.run(["sh", "-c", "sleep 0.2 & echo $! >orphan"], check=True, start_new_session=True)
+    time.sleep(2)
     assert not Path("/proc", Path("orphan").read_text().strip()).exists()
+
+def test_that_waits_for_its_own_child():
+    child = subprocess.Popen(["sh", "-c", "exit 7"], start_new_session=True)
+    time.sleep(2)
+    assert child.wait() == 7
 """
 LEAVES = """
 import subprocess
@@ -59,8 +60,9 @@ def test_an_orphan_of_a_test_is_named_and_ended(tmp_path: Path, workers: str) ->
     assert not Path(f"/proc/{orphan}").exists()
 
 
-def test_the_dead_are_buried_while_tests_go_on(tmp_path: Path) -> None:
-    done = run(tmp_path, BURIED, "1")
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_dead_orphans_are_buried_while_tests_go_on_and_children_are_not(tmp_path: Path, workers: str) -> None:
+    done = run(tmp_path, BURIED, workers)
 
     assert done.returncode == 0, done.stdout
 
