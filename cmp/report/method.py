@@ -45,7 +45,7 @@ def _control(view: SearchView) -> Markup:
     words = f"None: {view.caveat}." if view.caveat else ""
     if view.control is not None:
         record = view.control.record
-        settings = ", ".join(f"{name} {text.setting(value)}" for name, value in record.settings.items())
+        settings = ", ".join(f"{name} {text.setting(value)}" for name, value in record.own_settings.items())
         ended = "." if record.status == "finished" else f" ({view.control.word})."
         words = (
             "A compressor with nothing to compress, trained beside the trials on the same documents with the same "

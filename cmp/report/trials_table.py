@@ -77,7 +77,8 @@ def _row(view: SearchView, trial: TrialView, columns: Mapping[str, str], seeds: 
     }
     for name in view.domains:
         value = view.of(trial, name)
-        cells[name] = (value, escape(text.setting(value)))
+        known = name in record.own_settings
+        cells[name] = (value, escape(text.setting(value))) if known else (None, "–")
     kind = "control" if is_control else "best" if view.best is not None and trial.number == view.best.number else ""
     shown = "".join(
         _cell(*cells[name], kind + (" outcome" if name == "outcome" else "")) for name, kind in columns.items()

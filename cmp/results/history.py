@@ -15,6 +15,10 @@ from cmp.results.worth import TextCurve, TextCurves, Worth
 
 CONTROL = -1
 """The number of the text control."""
+NOTHING_COMPRESSED: dict[str, Any] = {
+    "keep_len": 0, "nested": False, "piece_len": None, "recursive": False, "rmb_task": False,
+}  # fmt: skip
+"""What the text control has of settings that only mean something where a context is compressed."""
 
 Status = Literal["waiting", "running", "interrupted", "stopped", "finished", "failed"]
 FailureKind = Literal["diverged", "out_of_memory", "failed", "worker_died"]
@@ -63,6 +67,12 @@ class TrialRecord:
     epoch: int = 0
     best_report: Metrics | None = None
     _reported: set[int] = field(default_factory=set, repr=False)
+
+    @property
+    def own_settings(self) -> dict[str, Any]:
+        """Searched settings that mean something to it: the text control reads every number of kept tokens."""
+        none = NOTHING_COMPRESSED if self.role == "control" else {}
+        return {name: value for name, value in self.settings.items() if name not in none}
 
     @property
     def has_ended(self) -> bool:

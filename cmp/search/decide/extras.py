@@ -6,17 +6,13 @@ Pure functions of space and history. Called by the ledger; neither the sampler n
 import dataclasses
 from typing import Any
 
-from cmp.results.history import CONTROL, History, TrialRecord
+from cmp.results.history import CONTROL, NOTHING_COMPRESSED, History, TrialRecord
 from cmp.search.decide.sampler import value_at
 from cmp.space.settings import TrialSettings
 from cmp.space.space import Space
 
 # Of these a control gets the most that a trial can have: it must be able to adapt the model as well as any of them.
 _CAPACITY = ("n_cmps", "lora_rank", "proj_hid_mult", "n_epochs", "n_train_loops", "batch_size", "cmp_len")
-# What only has a meaning where something is compressed.
-_NOTHING_COMPRESSED: dict[str, Any] = {
-    "keep_len": 0, "nested": False, "piece_len": None, "recursive": False, "rmb_task": False,
-}  # fmt: skip
 SEEDS_OF_FINALISTS = (1, 2)
 """Added to a trial's own seed."""
 
@@ -35,7 +31,7 @@ def extra_settings(space: Space, trial: TrialRecord) -> TrialSettings:
     """All settings of an extra trial."""
     settings = space.trial_settings(trial.settings)
     if trial.role == "control":
-        return dataclasses.replace(settings, **_NOTHING_COMPRESSED)
+        return dataclasses.replace(settings, **NOTHING_COMPRESSED)
     assert trial.seed is not None, "a finalist is suggested with its seed"
     return dataclasses.replace(settings, seed=trial.seed)
 

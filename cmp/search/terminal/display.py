@@ -174,7 +174,7 @@ def _row(history: History, trial: TrialRecord, names: list[str], *, over: bool) 
     worth = history.worth_of(best) if best and trial.role != "control" else None
     return [
         trial_name(trial),
-        *(short(trial.settings.get(name)) for name in names),
+        *(short(trial.own_settings[name]) if name in trial.own_settings else "" for name in names),
         str(trial.epoch) if trial.reports else "",
         _fixed(best and best.get("val_loss")),
         _fixed(worth and worth.tokens, digits=1),
@@ -191,7 +191,7 @@ def event_line(event: Mapping[str, Any], space: Space, history: History) -> str 
         return None
     trial = f"trial {trial_name(history.record(number))}" if number >= 0 else trial_name(history.record(number))
     if kind == "started":
-        settings = " ".join(f"{name}={short(value)}" for name, value in history.record(number).settings.items())
+        settings = " ".join(f"{name}={short(value)}" for name, value in history.record(number).own_settings.items())
         return f"{trial}  started  {settings}".rstrip()
     if kind == "reported":
         return f"{trial}  {_report_text(history, event['metrics'], event['epoch'])}"

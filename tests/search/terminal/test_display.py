@@ -282,6 +282,17 @@ def test_the_table_shows_text_and_what_every_trial_is_worth_in_it(space: Space, 
     assert "5.7" in rows["0"] and "1.4" in rows["0"], "2.4 is half-way between T(4) and T(8); 5.7 tokens, 4 positions"
 
 
+def test_text_has_no_settings_that_only_mean_something_where_a_context_is_compressed(space: Space) -> None:
+    """The sampled middle of keep_len stood beside the control's name, which reads every number of kept tokens."""
+    settings = {"lr": 0.01, "n_cmps": 4, "keep_len": 2}
+    suggested = {"event": "suggested", "trial": -1, "role": "control", "settings": settings, "time": 0.0}
+    started = {"event": "started", "trial": -1, "attempt": 1, "node": "a", "pid": 1, "time": 0.0}
+
+    line = event_line(started, space, History.from_events([suggested, started]))
+
+    assert line == "text  started  lr=0.01 n_cmps=4"
+
+
 def test_lines_speak_in_tokens_of_text(space: Space, with_control: History) -> None:
     assert best_line(with_control).endswith("worth 5.7 tokens of text at 4 positions (gain 1.4)")
     line = event_line(report(0, 2, 2.4, 20.0, positions=4, swapped_loss=2.8), space, with_control)
