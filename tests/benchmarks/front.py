@@ -133,7 +133,7 @@ def without_context(space: Space, cache: Path) -> float:
 
 
 def rows(space: Space, seeds: int, trials: int, cache: Path, worst: float) -> Iterator[dict[str, Any]]:
-    """One row for each search, then the means of both objectives and their differences."""
+    """One row for each search, then the means of both objectives."""
     found: dict[str, list[dict[str, Any]]] = {objective: [] for objective in OBJECTIVES}
     for seed in range(seeds):
         for objective in OBJECTIVES:
@@ -145,8 +145,9 @@ def rows(space: Space, seeds: int, trials: int, cache: Path, worst: float) -> It
 
 
 def _mean(runs: list[dict[str, Any]], name: str) -> float | None:
-    values = [run[name] for run in runs if run[name] is not None]
-    return round(statistics.fmean(values), 4) if values else None
+    """None where a search found nothing: a mean of the others would not compare."""
+    values = [run[name] for run in runs]
+    return None if None in values else round(statistics.fmean(values), 4)
 
 
 def main() -> None:
