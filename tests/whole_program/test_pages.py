@@ -1,5 +1,6 @@
 """Every command and every piece of code on every page is run, or named here with the reason why it is not."""
 
+import json
 import os
 import re
 import shlex
@@ -151,6 +152,19 @@ def test_continuous_integration_runs_the_tests_as_the_page_says() -> None:
 
 def test_the_first_page_is_short() -> None:
     assert len((REPOSITORY / "README.md").read_text(encoding="utf-8").split()) <= MOST_WORDS
+
+
+def test_what_it_finds_is_what_was_measured() -> None:
+    rows = json.loads((REPOSITORY / "tests/benchmarks/results/searches-for-worth.json").read_text())["rows"]
+    demo = [row for row in rows if row["search"] == "demo"]
+    best = next(row for row in demo if row["best"] == "yes")
+    small = next(row for row in demo if row["positions"] == 2)
+    text = " ".join((REPOSITORY / "README.md").read_text().split())
+    assert f"{best['vectors']} vectors and the last {best['kept']} tokens do the work of {best['worth']} tokens" in text
+    assert f"(95 % interval {best['worth, 95 %']}), a gain of {best['gain']:.1f} a position" in text
+    low, high = (float(bound) for bound in small["gain, 95 %"].split(" to "))
+    assert f"1 vector with 1 token has a gain of {small['gain']:.1f} ({low:.1f} to {high:.1f})" in text
+    assert best["swapped"] > best["text"][str(best["kept"])], "another document's memory does worse than no memory"
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(REPOSITORY)))
