@@ -141,7 +141,7 @@ class Bench:
         model, data, folder = self._trained(settings, "search")
         batches = validation_batches(data.test, TEST_BATCH_SIZE, None)
         workers = Workers(LocalSession(), settings)
-        found = validate_compressor(ScoreStep(model), data.test, batches, workers)
+        found = validate_compressor(ScoreStep(model), data.test, batches, workers, swapped_every=1)
         constant = mean_scores(
             lambda batch: model.score_variants(batch, None, with_mean=True)["mean"], data.test, batches, workers
         )
