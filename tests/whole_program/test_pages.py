@@ -164,6 +164,8 @@ def test_what_it_finds_is_what_was_measured() -> None:
     assert f"(95 % interval {best['worth, 95 %']}), a gain of {best['gain']:.1f} a position" in text
     low, high = (float(bound) for bound in small["gain, 95 %"].split(" to "))
     assert f"1 vector with 1 token has a gain of {small['gain']:.1f} ({low:.1f} to {high:.1f})" in text
+    stories = next(row for row in rows if row["search"] == "stories" and row["positions"] == 12)
+    assert f"12 positions on stories do the work of {stories['worth']} tokens" in text
     assert best["swapped"] > best["text"][str(best["kept"])], "another document's memory does worse than no memory"
 
 
