@@ -221,7 +221,7 @@ def test_trials_on_a_node_that_is_told_to_go_write_checkpoints_and_move(
         cluster.add("spot")
         with search.held():
             run = cluster.start(search, epoch_seconds=1.0)
-            wait_in(run, lambda: search.events("started"))
+            wait_in(run, (tmp_path / "marks" / "first-loop").exists)
             cluster.add("stable")
             cluster.tell_to_go("spot")
             wait_in(run, lambda: "node spot is about to go" in run.text())
