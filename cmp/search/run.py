@@ -267,7 +267,8 @@ class _Search:
                 machines.show_waiting(desk.running, display.status)
 
         def limit() -> int:
-            return concurrency(self.space.search, roster.slots, can_grow=roster.can_grow)
+            busy = bool(roster.being_readied)
+            return concurrency(self.space.search, roster.slots, can_grow=roster.can_grow, being_readied=busy)
 
         jobs = _JobFactory(
             self.space, self.folder, plan, noted_facts(ledger.history), roster, control.key, machines.sign

@@ -150,12 +150,15 @@ def plan_search(
     return Plan(footprint, min(fit, asked), _reason(footprint, nodes, fit, search))
 
 
-def concurrency(search: SearchSettings, slots: int, *, can_grow: bool) -> int:
+def concurrency(search: SearchSettings, slots: int, *, can_grow: bool, being_readied: bool = False) -> int:
     """How many trials may be running or waiting for their place, now that so many fit.
 
     One may always wait: it says what is needed. Where an autoscaler reads that, as many wait as the user asked for, or
-    one more than fits.
+    one more than fits. While a machine is being made ready none waits: where a trial may not go is fixed when it begins
+    to wait, and it would avoid that machine for good.
     """
+    if being_readied:
+        return min(slots, search.max_concurrent or slots)
     if can_grow:
         return search.max_concurrent or slots + 1
     return max(1, min(slots, search.max_concurrent or slots))

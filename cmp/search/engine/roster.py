@@ -74,7 +74,12 @@ class Roster:
     @property
     def avoided(self) -> frozenset[str]:
         """Machines that are there and get no trials now."""
-        return frozenset(self.nodes) & (frozenset(self.reasons) | self.unready)
+        return (frozenset(self.nodes) & frozenset(self.reasons)) | self.being_readied
+
+    @property
+    def being_readied(self) -> frozenset[str]:
+        """Machines that are there, but are still being looked at or made ready."""
+        return frozenset(self.nodes) & self.unready
 
     def avoid(self, key: str, reason: str) -> None:
         """Give this machine no more trials; said once, by name."""
@@ -118,7 +123,7 @@ class Roster:
             return None
         reasons = [f"node {self.name(key)} is gone" for key in self.gone]
         reasons += [f"node {self.name(key)} is about to go" for key in self.leaving & set(self.nodes)]
-        reasons += [f"node {self.name(key)} is being made ready" for key in self.unready & set(self.nodes)]
+        reasons += [f"node {self.name(key)} is being made ready" for key in self.being_readied]
         reasons += [
             f"node {self.name(key)} gets no trials ({why})" for key, why in self.reasons.items() if key in self.nodes
         ]

@@ -120,3 +120,15 @@ def test_how_many_trials_run_or_wait_follows_the_cluster(
     search = SearchSettings(num_samples=100, max_concurrent=max_concurrent)
 
     assert concurrency(search, slots, can_grow=can_grow) == expected
+
+
+@pytest.mark.parametrize(
+    ("max_concurrent", "slots", "can_grow", "expected"),
+    [(None, 0, False, 0), (None, 0, True, 0), (None, 4, True, 4), (16, 4, True, 4), (2, 4, False, 2)],
+)
+def test_no_trial_waits_while_a_machine_is_made_ready_that_it_would_avoid_for_good(
+    max_concurrent: int | None, slots: int, can_grow: bool, expected: int
+) -> None:
+    search = SearchSettings(num_samples=100, max_concurrent=max_concurrent)
+
+    assert concurrency(search, slots, can_grow=can_grow, being_readied=True) == expected
