@@ -191,7 +191,8 @@ class Compressor:
             The memories, in the backbone's precision, on its device, with the kept tokens.
 
         Raises:
-            CompressorError: no text, or a number of vectors that was not trained.
+            CompressorError: no text, one with more pieces than the backbone has positions for (kv memories are read
+                where they lie), or a number of vectors that was not trained.
         """
         vectors = self._trained_count(n_cmps)
         rows = token_rows(self.tokenizer, texts, attention_mask)
@@ -200,6 +201,7 @@ class Compressor:
         before = [row[: max(0, len(row) - keep_len)] for row in rows]
         made: dict[int, torch.Tensor] = {}
         for n_pieces, members in rows_by_key([max(1, -(-len(row) // self.piece_len)) for row in before]).items():
+            self._require_places(n_pieces)
             at_once = max(1, batch_size // n_pieces)
             for start in range(0, len(members), at_once):
                 some = members[start : start + at_once]
@@ -276,7 +278,8 @@ class Compressor:
             model.generate(ids, attention_mask=mask, past_key_values=cache)
 
         `generate` changes the cache: make another one for another prompt. The prompt has a token at least, and no BOS.
-        A text-generation pipeline makes a mask of its own, of the prompt alone, and so reads the cache wrongly.
+        A text-generation pipeline wants the text of the cache before the prompt, and cuts it off: give it any token as
+        often as `cache.get_seq_length()`, with `add_special_tokens=False`.
 
         Raises:
             CompressorError: memories of different lengths, which would need padding in the cache.
@@ -452,6 +455,13 @@ class Compressor:
                 f"{self.backbone.max_positions} positions; compress fewer pieces, or write less"
             )
         return Memories(part, n_pieces)
+
+    def _require_places(self, n_pieces: int) -> None:
+        if not self.fits((places := self.model.memory.places(n_pieces)) - 1):
+            raise CompressorError(
+                f"a text of {n_pieces} pieces of {self.piece_len} tokens takes {places:,} positions, and the model has "
+                f"{self.backbone.max_positions:,}; compress a shorter text, or parts of it, each for itself"
+            )
 
     def _trained_count(self, n_cmps: int | None) -> int:
         """Vectors of a piece, as asked for, as the folder says or as trained."""

@@ -8,6 +8,7 @@ Shape suffixes: `B` batch, `K` compression tokens, `H` hidden, `D` width of a me
 
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -94,6 +95,12 @@ class MemoryKind(nn.Module):
             (B, K, D) in the backbone's precision.
         """
         raise NotImplementedError
+
+    def places(self, n_pieces: Any) -> Any:
+        """Positions of the backbone that so many pieces (int, or a tensor of them) take up together; 0 where each is
+        read from the first on.
+        """
+        return 0
 
     def reader(self, memory: torch.Tensor, n_pieces: int | torch.Tensor) -> Reader:
         """What the decoder starts from: the (B, E, D) memories of pieces side by side.
@@ -236,10 +243,13 @@ class KeyValueMemory(MemoryKind):
         flat = [part[:, :, -n_tokens:].transpose(1, 2).flatten(2).to(device) for pair in pairs for part in pair]
         return torch.cat(flat, dim=-1)
 
+    def places(self, n_pieces: Any) -> Any:
+        """BOS, the pieces, and the last one's compression tokens."""
+        return 1 + n_pieces * self.piece_len + self.compression.n_new
+
     def reader(self, memory: torch.Tensor, n_pieces: int | torch.Tensor) -> Reader:
         """Memory vectors are read as a cache, from right after the last piece's compression tokens."""
-        first_position = 1 + n_pieces * self.piece_len + self.compression.n_new
-        return Reader(cache=cache_of(self._pairs(memory)), first_position=first_position)
+        return Reader(cache=cache_of(self._pairs(memory)), first_position=self.places(n_pieces))
 
     def _pairs(self, memory: torch.Tensor) -> list[Pair]:
         """Keys and values of every block, (B, heads, K, width), where that block computes, from a (B, K, D) memory."""

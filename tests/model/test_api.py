@@ -84,6 +84,19 @@ def test_a_long_text_is_compressed_in_consecutive_pieces(backbone: Backbone, kin
     torch.testing.assert_close(memory.vectors[:, read], alone[:, read], rtol=1e-5, atol=1e-6)
 
 
+def test_a_text_of_more_pieces_than_the_model_has_positions_for_is_refused_where_pieces_are_read_at_their_place(
+    backbone: Backbone,
+) -> None:
+    kv, hidden = new_compressor(backbone, memory="kv"), new_compressor(backbone)
+    assert backbone.max_positions == 128
+    most = (128 - 1 - 3) // kv.piece_len  # beside BOS and three compression tokens
+
+    assert kv.compress([1] * most * kv.piece_len).lengths == [3 * most]
+    with pytest.raises(CompressorError, match=rf"{most + 1} pieces of 9 tokens takes .* and the model has 128"):
+        kv.compress([1] * (most * kv.piece_len + 1))
+    assert hidden.compress([1] * (most * hidden.piece_len + 1)).lengths == [3 * (most + 1)]
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_rows_with_fewer_pieces_score_and_write_as_they_do_alone(backbone: Backbone, kind: dict[str, Any]) -> None:
     compressor = new_compressor(backbone, **kind)

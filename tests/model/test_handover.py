@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, pipeline
 from transformers.cache_utils import DynamicCache
 
 from cmp import Compressor
@@ -83,6 +83,22 @@ def test_transformers_own_generate_on_the_cache_writes_what_the_compressor_does(
     mask = torch.ones(1, cache.get_seq_length() + ids.shape[1], dtype=torch.long)
     new = plain.generate(ids, attention_mask=mask, past_key_values=cache, **GREEDY)[0, ids.shape[1] :]
     assert written(compressor, new) == compressor.generate(memory, PROMPT, **GREEDY)
+
+
+@pytest.mark.parametrize("kind", CACHED)
+def test_a_pipeline_on_the_cache_writes_what_the_compressor_does(backbone: Backbone, plain: Any, kind: str) -> None:
+    """It wants a token for each place in the cache, and reads none of them."""
+    compressor = new_compressor(backbone, **CACHED[kind])
+    memory = compressor.compress(TEXT)
+    tokenizer, cache = compressor.tokenizer, compressor.to_cache(memory)
+    pipe = pipeline("text-generation", model=plain, tokenizer=tokenizer)
+
+    found = pipe(
+        tokenizer.bos_token * cache.get_seq_length() + PROMPT,
+        past_key_values=cache, add_special_tokens=False, return_full_text=False, **GREEDY,
+    )  # fmt: skip
+
+    assert found[0]["generated_text"] == compressor.generate(memory, PROMPT, **GREEDY)
 
 
 @pytest.mark.parametrize("kind", CACHED)

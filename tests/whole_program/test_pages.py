@@ -74,10 +74,10 @@ def commands() -> list[str]:
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with results/demo, as the README's reader has it, of a smaller search, and a text of one's own."""
     folder = tmp_path_factory.mktemp("readme")
-    settings = {"exp_name": "demo", "n_epochs": 1, "n_train_loops": 2, "search": {"num_samples": 4}}
+    settings = {"exp_name": "demo", "memory": "kv", "n_epochs": 1, "n_train_loops": 2, "search": {"num_samples": 4}}
     run = Search(folder, settings).start()
     assert run.wait(150) == 0, run.text()
-    (folder / "notes.txt").write_text("the cat sees the old dog under a small tree\n" * 8)
+    (folder / "notes.txt").write_text("the cat sees the old dog under a small tree\n" * 2 + "a cat\n")
     return folder
 
 
